@@ -1,0 +1,74 @@
+"""Execute a lesson in a real kernel, and render it as a page."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+from demo import widgets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+#: Bound on one cell, in seconds: the first one starts a session, and Ray takes up to 36 s on two busy cores (twice).
+CELL_TIMEOUT_S = 300
+#: A line of text is easier to read when the window is wide; a picture of widgets has no frame.
+_STYLE = """<style>
+main { max-width: 64em; margin: auto }
+fieldset { border: 0; padding: 0 }
+.widget-label { display: inline-block; width: 7em; text-align: right }
+</style>"""
+
+
+def execute(
+    notebook: nbformat.NotebookNode,
+    folder: Path,
+    env: Mapping[str, str],
+    socket_dir: Path,
+    on_cell: Callable[[int, nbformat.NotebookNode], None] | None = None,
+) -> None:
+    """Execute ``notebook`` in place, in a kernel of its own.
+
+    Args:
+        notebook: gets the outputs, also those up to a failing cell.
+        folder: the kernel's working folder.
+        env: the kernel's environment.
+        socket_dir: for the kernel's sockets; short, as a socket's path has at most 107 bytes.
+        on_cell: called with the index of each code cell before it runs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell without the tag ``raises-exception`` failed.
+        nbclient.exceptions.CellTimeoutError: a cell took longer than ``CELL_TIMEOUT_S``.
+    """
+
+    def start(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        if on_cell is not None and cell.cell_type == "code":
+            on_cell(cell_index, cell)
+
+    # Unix sockets: ipykernel warns that its TCP ports are readable by every user of the machine.
+    sockets = {"transport": "ipc", "connection_file": str(socket_dir / "kernel.json")}
+    options: dict[str, Any] = {
+        "kernel_name": "python3",
+        "config": Config({"KernelManager": sockets}),
+        "resources": {"metadata": {"path": str(folder)}},
+        "on_cell_start": start,
+    }
+    client = NotebookClient(notebook, timeout=CELL_TIMEOUT_S, **options)
+    client.execute(env=dict(env))
+
+
+def render(notebook: nbformat.NotebookNode, title: str) -> str:
+    """The notebook as one HTML page that loads nothing from the network."""
+    drawn = copy.deepcopy(notebook)
+    widgets.as_html(drawn)
+    # A line that was shown in two messages is one line again.
+    joined = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
+    exporter = HTMLExporter(config=joined, mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(drawn, resources={"metadata": {"name": title}})
+    return str(page).replace("</head>", _STYLE + "</head>", 1)

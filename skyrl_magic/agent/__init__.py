@@ -1,0 +1,1 @@
+"""What runs in the container: supervisor, shim, journal, attach. Standard library and ``core.protocol`` only."""

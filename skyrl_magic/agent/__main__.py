@@ -1,0 +1,46 @@
+"""The zipapp's commands: ``supervise --config JSON`` and ``attach --state-dir DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run one of the agent's commands; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="agent.pyz")
+    commands = parser.add_subparsers(dest="command", required=True)
+    supervise = commands.add_parser("supervise", help="be the sandbox's main process")
+    supervise.add_argument("--config", required=True, help="the session, as JSON")
+    attach = commands.add_parser("attach", help="serve one client on stdin and stdout")
+    attach.add_argument("--state-dir", type=Path, required=True)
+    attach.add_argument("--ping-timeout", type=float, help="seconds")
+    attach.add_argument("--boot-timeout", type=float, help="seconds to wait for a session that is still starting")
+    options = parser.parse_args(arguments)
+    # Each command reads its own modules only: in a zipapp they are compiled at every start.
+    if options.command == "attach":
+        from skyrl_magic.agent.attach import BOOT_TIMEOUT_S, PING_TIMEOUT_S, run_attach
+
+        timeouts = (options.ping_timeout or PING_TIMEOUT_S, options.boot_timeout or BOOT_TIMEOUT_S)
+        return run_attach(options.state_dir, *timeouts)
+    from skyrl_magic.agent.config import Config
+    from skyrl_magic.agent.supervisor import Supervisor
+
+    try:
+        config = Config.from_json(options.config)
+    except (ValueError, TypeError) as error:
+        parser.error(f"--config: {error}")
+    return Supervisor(config, _own_hash()).run()
+
+
+def _own_hash() -> str:
+    """SHA-256 of the zipapp that runs, empty when it is run from a source tree."""
+    archive = Path(sys.argv[0])
+    return hashlib.sha256(archive.read_bytes()).hexdigest() if archive.suffix == ".pyz" else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

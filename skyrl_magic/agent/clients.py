@@ -1,0 +1,137 @@
+"""The supervisor's side of one ``attach``: requests in, answers and the watched runs' events out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import selectors
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
+
+from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.wire import Channel
+from skyrl_magic.core import protocol
+
+if TYPE_CHECKING:
+    from skyrl_magic.agent.supervisor import Supervisor
+
+#: An ``attach`` that leaves so much untaken is stuck and dropped, in bytes; its client opens another one.
+_MAX_QUEUED_BYTES = 16 * 1024 * 1024
+#: What counts as use of the session, besides the end of a run.
+_USES = (protocol.StartRun, protocol.ApplyCheckout, protocol.Configure, protocol.ReadJournal, protocol.SignalRun)
+
+
+class Client:
+    """One connection of an ``attach``."""
+
+    def __init__(self, supervisor: Supervisor, selector: selectors.BaseSelector, connection: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._socket = connection
+        self._watched: Set[str] = set()
+        self.greeted = False
+        self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
+            protocol.Hello: self._hello,
+            protocol.StartRun: self._start_run,
+            protocol.WatchRun: self._watch,
+            protocol.UnwatchRun: lambda message: self._watched.discard(message.run_id),
+            protocol.SignalRun: self._signal,
+            protocol.ListRuns: self._list,
+            protocol.Configure: self._configure,
+            protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
+            protocol.StopSession: self._stop,
+        }
+        self._channel = Channel(selector, connection.fileno(), connection.fileno(), self._handle, self._closed)
+
+    def push(self, message: protocol.Message) -> None:
+        """Send a frame; an ``attach`` that takes nothing any more is dropped."""
+        self._channel.send(message)
+        if self._channel.queued_bytes > _MAX_QUEUED_BYTES:
+            self._channel.close()
+
+    def run_changed(self, run: Run) -> None:
+        """Tell of a run that this client watches."""
+        if run.run_id in self._watched:
+            if run.state == ENDED:
+                self._watched.discard(run.run_id)
+            self._tell(run)
+
+    def finish(self) -> None:
+        """Nothing more will be sent: ``attach`` passes on what it has and leaves."""
+        self._channel.finish(self._end_of_stream)
+
+    def _end_of_stream(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _closed(self, _: Optional[Exception]) -> None:
+        self._socket.close()
+        self._supervisor.gone(self)
+
+    def _handle(self, message: protocol.Message) -> None:
+        handler = self._handlers.get(type(message))
+        if isinstance(message, _USES):
+            self._supervisor.asked()
+        if handler is None:
+            return
+        try:
+            handler(message)
+        except (TypeError, ValueError, OSError, AttributeError, OverflowError) as error:
+            # Fields of a wrong type, a name that cannot be, a full disk: the request fails and the session goes on.
+            code = "io_error" if isinstance(error, OSError) else "bad_request"
+            self.push(protocol.Failed(getattr(message, "request", 0), code, f"{type(message).__name__}: {error}"))
+
+    def _hello(self, _: protocol.Hello) -> None:
+        self.greeted = True
+        supervisor = self._supervisor
+        self.push(
+            protocol.Welcome(
+                protocol.VERSION, supervisor.agent_hash, supervisor.config.session, str(supervisor.workdir)
+            )
+        )
+
+    def _start_run(self, request: protocol.StartRun) -> None:
+        supervisor = self._supervisor
+        if supervisor.stopping:
+            self.push(protocol.Failed(request.request, "stopping", "the session is about to end"))
+            return
+        supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
+        self.push(protocol.Done(request.request))
+
+    def _watch(self, request: protocol.WatchRun) -> None:
+        run = self._supervisor.runs.get(request.run_id)
+        if run is None:
+            self.push(protocol.Failed(0, "unknown_run", f"this session has no run {request.run_id}"))
+            return
+        if run.state != ENDED:
+            self._watched.add(request.run_id)
+        self._tell(run)
+
+    def _tell(self, run: Run) -> None:
+        event = run.event()
+        if event is not None:
+            self.push(event)
+
+    def _signal(self, request: protocol.SignalRun) -> None:
+        run = self._supervisor.runs.get(request.run_id)
+        if run is None:
+            self.push(protocol.Failed(request.request, "unknown_run", f"this session has no run {request.run_id}"))
+            return
+        self._supervisor.runs.send_signal(run, signal.Signals(request.signal))
+        self.push(protocol.Done(request.request))
+
+    def _list(self, request: protocol.ListRuns) -> None:
+        runs = [dataclasses.asdict(summary) for summary in self._supervisor.runs.summaries()]
+        self.push(protocol.RunList(request.request, runs))
+
+    def _configure(self, request: protocol.Configure) -> None:
+        if request.idle_timeout_s is not None:
+            timeout_s = float(request.idle_timeout_s)
+            if not timeout_s > 0:
+                raise ValueError(f"an idle timeout of {timeout_s:g} s cannot be")
+            self._supervisor.idle_timeout_s = timeout_s
+        self.push(protocol.Done(request.request))
+
+    def _stop(self, request: protocol.StopSession) -> None:
+        self.push(protocol.Done(request.request))
+        self._supervisor.stop("the session was stopped")

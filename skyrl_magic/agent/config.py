@@ -1,0 +1,46 @@
+"""What the supervisor is told when the sandbox is created."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The supervisor's settings; keys that it does not know are ignored, so a newer client may send more."""
+
+    session: str
+    state_dir: str
+    """The agent's state: journals, run records, sockets. On the container's own disk."""
+    checkout_dir: str
+    volume_dir: str
+    volume_link: str = ""
+    """A second path under which the volume is known; empty for none."""
+    train_subdir: str = ""
+    """The project below the checkout that is the working directory if it has a ``pyproject.toml``."""
+    manifest_path: str = ""
+    """JSON ``{path: entry}`` of the checkout that was mounted; empty or missing for none."""
+    idle_timeout_s: float = 600.0
+    ray: bool = True
+    workdir: str = ""
+    """Working directory, absolute or relative to the checkout; empty for the rule of the contract."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Parse ``text``. Raises ``ValueError`` or ``TypeError`` with what is wrong."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise TypeError("the configuration is not a JSON object")
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def to_json(self) -> str:
+        """The configuration as :meth:`from_json` takes it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @property
+    def state(self) -> Path:
+        """:attr:`state_dir` as a path."""
+        return Path(self.state_dir)

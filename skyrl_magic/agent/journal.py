@@ -1,0 +1,167 @@
+"""A run's output on disk, byte for byte, with the order in which it arrived.
+
+A run's folder holds ``stdout`` and ``stderr`` as the run wrote them, and ``index``: records of 16 bytes,
+``stream (u8) | 3 bytes of padding | length (u32) | offset (u64)``, little-endian, in order of arrival. The last record
+grows in place while the same stream goes on. Readers follow all three while they are written: bytes are on disk before
+the record that names them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from skyrl_magic.core.protocol import STREAMS
+
+INDEX_FILE = "index"
+_RECORD = struct.Struct("<B3xIQ")
+_MAX_RECORD_BYTES = 1 << 30
+#: At most so much of an index is read at one go, in bytes: 65,536 records.
+_INDEX_READ_BYTES = 1 << 20
+
+
+class Segment(NamedTuple):
+    """Bytes ``[start, end)`` of a stream."""
+
+    stream: str
+    start: int
+    end: int
+
+
+class JournalWriter:
+    """Writes a journal; used by the run's shim alone.
+
+    A disk that is full must never block or end the run: what cannot be written is counted and dropped, and as the
+    journal of a stream is a prefix of what the run wrote, nothing more of that stream is kept after it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._files = [os.open(folder / name, flags, 0o600) for name in STREAMS]
+        self._index = os.open(folder / INDEX_FILE, flags, 0o600)
+        self.sizes = [0, 0]
+        self.lost_bytes = 0
+        self.error = ""
+        self._broken = [False, False]
+        self._record_at = -_RECORD.size
+        self._last = -1
+        self._last_start = 0
+
+    def write(self, stream: int, data: memoryview) -> None:
+        """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.STREAMS`)."""
+        written = 0
+        if not self._broken[stream]:
+            try:
+                while written < len(data):
+                    written += os.write(self._files[stream], data[written:])
+                self._record(stream, written)
+            except OSError as error:
+                self._broken[stream] = True
+                self.error = error.strerror or str(error)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._files[stream], self.sizes[stream] + written)
+                    self._record(stream, written)
+        self.lost_bytes += len(data) - written
+
+    def close(self) -> None:
+        """Close the files."""
+        for fd in (*self._files, self._index):
+            os.close(fd)
+
+    def _record(self, stream: int, count: int) -> None:
+        if count == 0:
+            return
+        end = self.sizes[stream] + count
+        if stream != self._last or end - self._last_start > _MAX_RECORD_BYTES:
+            self._last = stream
+            self._last_start = self.sizes[stream]
+            self._record_at += _RECORD.size
+        self.sizes[stream] = end
+        os.pwrite(self._index, _RECORD.pack(stream, end - self._last_start, self._last_start), self._record_at)
+
+
+class Cursor:
+    """Follows a journal from given offsets on, for some of its streams, in order of arrival.
+
+    Args:
+        folder: the run's folder.
+        offsets: where to begin, for each stream that is wanted.
+    """
+
+    def __init__(self, folder: Path, offsets: Dict[str, int]) -> None:
+        self._folder = folder
+        self._read_to = dict(offsets)
+        self._index: Optional[int] = None
+        self._files: Dict[str, int] = {}
+        self._next_record = 0
+        #: Whether the last call left records unread.
+        self.more = False
+
+    def new_segments(self, *, ended: bool) -> List[Segment]:
+        """What the journal has since the last call, neighbours merged: one block of the index at most.
+
+        ``ended`` says that nothing is written any more: then bytes that no record names are taken too.
+        """
+        found: List[Segment] = []
+        self.more = self._open() and self._take_records(found)
+        if ended and not self.more:
+            for stream in self._read_to:
+                with contextlib.suppress(OSError):
+                    self._take(found, stream, (self._folder / stream).stat().st_size)
+        return found
+
+    def read(self, stream: str, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of a stream; fewer where the file is shorter."""
+        fd = self._files.get(stream)
+        if fd is None:
+            fd = self._files[stream] = os.open(self._folder / stream, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(fd, end - start, start)
+
+    def close(self) -> None:
+        """Close the files."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+        if self._index is not None:
+            os.close(self._index)
+            self._index = None
+
+    def _open(self) -> bool:
+        if self._index is None:
+            try:
+                self._index = os.open(self._folder / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _take_records(self, found: List[Segment]) -> bool:
+        """Read some records; whether there may be more. The last one stays current, because it can still grow."""
+        assert self._index is not None  # noqa: S101  (its only caller opened it)
+        data = os.pread(self._index, _INDEX_READ_BYTES, self._next_record * _RECORD.size)
+        count = len(data) // _RECORD.size
+        for number, length, offset in _RECORD.iter_unpack(data[: count * _RECORD.size]):
+            self._take(found, STREAMS[number], offset + length)
+        self._next_record += max(count - 1, 0)
+        return len(data) == _INDEX_READ_BYTES
+
+    def _take(self, found: List[Segment], stream: str, end: int) -> None:
+        start = self._read_to.get(stream)
+        if start is None or end <= start:
+            return
+        self._read_to[stream] = end
+        if found and found[-1].stream == stream:
+            found[-1] = Segment(stream, found[-1].start, end)
+        else:
+            found.append(Segment(stream, start, end))
+
+
+def sizes(folder: Path) -> Tuple[int, int]:
+    """How many bytes of stdout and stderr the journal in ``folder`` holds."""
+    found = [0, 0]
+    for number, stream in enumerate(STREAMS):
+        with contextlib.suppress(OSError):
+            found[number] = (folder / stream).stat().st_size
+    return found[0], found[1]

@@ -1,0 +1,44 @@
+"""Where the agent keeps its state, below one folder on the container's own disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+SUPERVISOR_SOCKET = "supervisor.sock"
+SESSION_FILE = "session.json"
+CHECKOUT_FILE = "checkout.json"
+CHECKOUT_LOCK = "checkout.lock"
+RAY_LOG = "ray.log"
+#: In a run's folder: the script, the end, and the socket that tells watchers that the journal grew.
+CELL_FILE = "cell"
+STATUS_FILE = "status.json"
+NOTIFY_SOCKET = "notify.sock"
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def valid_run_id(run_id: str) -> bool:
+    """Whether ``run_id`` may be the name of a run's folder."""
+    return _RUN_ID.fullmatch(run_id) is not None
+
+
+def run_dir(state_dir: Path, run_id: str) -> Path:
+    """The folder of a run. Raises ``ValueError`` for a name that no run can have."""
+    if not valid_run_id(run_id):
+        raise ValueError(f"{run_id!r} cannot be a run's id: letters, digits, '.', '_' and '-', at most 64")
+    return state_dir / "runs" / run_id
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON at one stroke: a reader sees the old or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``. Raises ``OSError`` or ``ValueError``."""
+    return json.loads(path.read_text(encoding="utf-8"))

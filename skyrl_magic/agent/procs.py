@@ -1,0 +1,92 @@
+"""Process trees: who descends from whom, and signals to all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Set, Tuple
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+#: After so many walks of a tree that keeps forking the rest is left to the next signal.
+_MAX_WALKS = 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> bool:
+    """Adopt every orphan below this process (``setsid``, double forks). False where the kernel refuses."""
+    return int(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+def descendants(root: int) -> List[int]:
+    """The ids of all processes below ``root`` that are not dead yet, parents first."""
+    children: Dict[int, List[int]] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208  (names are all that is needed)
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # pid (name, may hold anything) state ppid …
+                state, parent = Path("/proc", name, "stat").read_bytes().rpartition(b") ")[2].split(b" ", 2)[:2]
+                if state not in (b"Z", b"X"):
+                    children.setdefault(int(parent), []).append(int(name))
+                else:
+                    children.setdefault(int(parent), [])
+    found: List[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def signal_tree(root: int, number: int) -> int:
+    """Send signal ``number`` once to every process below ``root``, also to those forked meanwhile; how many got it."""
+    reached: Set[int] = set()
+    for _ in range(_MAX_WALKS):
+        fresh = [pid for pid in descendants(root) if pid not in reached]
+        if not fresh:
+            break
+        for pid in fresh:
+            reached.add(pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+    return len(reached)
+
+
+def default_signals() -> None:
+    """Undo this process's handlers: what a forked child, and what it executes, should start with."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """In a forked child, close every descriptor from 3 on except ``keep``."""
+    kept = {0, 1, 2, *keep}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        fd = int(name)
+        if fd not in kept:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def exit_code(wait_status: int) -> int:
+    """A shell's exit code for a status of ``waitpid``: 128 + n where signal n ended the process."""
+    if os.WIFSIGNALED(wait_status):
+        return 128 + os.WTERMSIG(wait_status)
+    return os.WEXITSTATUS(wait_status)
+
+
+def reap() -> Iterator[Tuple[int, int]]:
+    """Take the children that have ended: pid and wait status of each."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status

@@ -1,0 +1,134 @@
+"""Starts Ray's head beside everything else, in a child of the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Optional
+
+from skyrl_magic.agent import procs
+
+OFF = "off"
+STARTING = "starting"
+READY = "ready"
+FAILED = "failed"
+
+#: A file that is locked during the start: two starts at once on a small machine time out, because Ray gives its node
+#: a fixed 30 s to come up.
+LOCK_VARIABLE = "SKYRL_RAY_START_LOCK"
+_ATTEMPTS = 2
+#: After so long a start is given up, in seconds. Cold starts were measured at 10 to 36 s.
+_START_TIMEOUT_S = 180.0
+_COMMAND = ("ray", "start", "--head", "--disable-usage-stats")
+
+
+class RayStart:
+    """The state of the session's Ray: ``off``, ``starting``, ``ready`` or ``failed``.
+
+    Args:
+        log: where the start's own output goes.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._pid = 0
+        self._started = 0.0
+        self._seconds: Optional[float] = None
+        self.state = OFF
+        self.detail = ""
+
+    @property
+    def seconds(self) -> float:
+        """How long Ray took to start, or has been starting."""
+        if self._seconds is not None:
+            return self._seconds
+        return time.monotonic() - self._started if self.state == STARTING else 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether runs need not wait any more."""
+        return self.state != STARTING
+
+    def start(self) -> None:
+        """Begin; the end comes through :meth:`reaped`."""
+        self._started = time.monotonic()
+        if shutil.which(_COMMAND[0]) is None:
+            self.state, self.detail, self._seconds = FAILED, "there is no 'ray' on PATH in this container", 0.0
+            return
+        self.state = STARTING
+        self._pid = os.fork()
+        if not self._pid:
+            _child(self._log)
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """Take the end of process ``pid`` if it is the starter's."""
+        if not self._pid or pid != self._pid:
+            return False
+        self._pid = 0
+        self._seconds = time.monotonic() - self._started
+        self.state = READY if procs.exit_code(status) == 0 else FAILED
+        if self.state == FAILED:
+            self.detail = _last_line(self._log) or f"'ray start' ended with {procs.exit_code(status)}"
+        return True
+
+
+def _child(log: Path) -> None:
+    """The forked starter: tries, and cleans up what a failed try left."""
+    code = 1
+    try:
+        gc.disable()  # the supervisor's sockets must not be collected here
+        procs.default_signals()
+        procs.close_all_but(())
+        os.setsid()
+        procs.become_subreaper()
+        with log.open("ab") as output, _lock():
+            for _ in range(_ATTEMPTS):
+                if _attempt(output.fileno()):
+                    code = 0
+                    break
+                procs.signal_tree(os.getpid(), signal.SIGKILL)
+    finally:
+        os._exit(code)
+
+
+def _attempt(output: int) -> bool:
+    # RAY_ADDRESS names the cluster that is to be started; it must not lead the start to look for one.
+    env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOCK_VARIABLE)}
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        done = subprocess.run(
+            _COMMAND,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
+            check=False,
+            timeout=_START_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        os.write(output, f"{error}\n".encode("utf-8", "backslashreplace"))
+        return False
+    return done.returncode == 0
+
+
+def _lock() -> contextlib.AbstractContextManager[object]:
+    path = os.environ.get(LOCK_VARIABLE)
+    if not path:
+        return contextlib.nullcontext()
+    file = Path(path).open("ab")  # noqa: SIM115  (the caller's with closes it)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _last_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""

@@ -1,0 +1,245 @@
+"""The runs of a session: started, signalled and recorded by the supervisor, each in the hands of its shim."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+from skyrl_magic.agent import journal, paths, procs
+from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
+from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
+from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
+from skyrl_magic.core import protocol
+
+WAITING = "waiting"
+RUNNING = "running"
+ENDED = "ended"
+#: Between these, and as good as running to the outside: its shim has it and bash is about to start; bash has ended and
+#: the volume is being committed.
+LAUNCHED = "launched"
+ENDING = "ending"
+_COMMAND_CHARS = 200
+#: What a run ended with whose shim was killed: nobody saw bash's own end.
+_LOST_SIGNAL = signal.SIGKILL
+
+
+@dataclass
+class Run:
+    """One run. Times are Unix times and durations in seconds."""
+
+    spec: RunSpec
+    command: str
+    state: str = WAITING
+    started_at: float = 0.0
+    duration_s: float = 0.0
+    exit_code: Optional[int] = None
+    signal: int = 0
+    commit_error: str = ""
+    journal_error: str = ""
+    reason: str = ""
+    """Why the session ended it; empty where the session did not."""
+    control: Optional[socket.socket] = None
+    """To its shim, from its launch to its end."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.spec.run_id
+
+    @property
+    def folder(self) -> Path:
+        """Where its journal lies."""
+        return Path(self.spec.folder)
+
+    def summary(self) -> protocol.RunSummary:
+        """What a list shows."""
+        state = RUNNING if self.state in (LAUNCHED, ENDING) else self.state
+        duration = time.time() - self.started_at if state == RUNNING else self.duration_s
+        out, err = journal.sizes(self.folder)
+        return protocol.RunSummary(
+            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err
+        )
+
+    def event(self) -> Optional[protocol.Message]:
+        """The frame that tells a watcher where the run stands; None in a moment that another frame will end."""
+        if self.state == WAITING:
+            return protocol.RunWaiting(self.run_id, "ray")
+        if self.state == RUNNING:
+            return protocol.RunStarted(self.run_id, self.started_at)
+        if self.state != ENDED:
+            return None
+        out, err = journal.sizes(self.folder)
+        code = self.exit_code or 0
+        return protocol.RunEnded(
+            self.run_id, code, self.signal, self.started_at, self.duration_s, out, err, self.commit_error, self.reason
+        )
+
+
+class RunTable:
+    """All runs of the session, oldest first.
+
+    Args:
+        selector: where the shims' sockets are awaited; the data of its keys is a callback that takes the event mask.
+        state_dir: where the runs' folders lie.
+        changed: called when a run was started or is over and committed.
+        commit: asks for a commit of the volume; its argument is called with the error or an empty string.
+    """
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        state_dir: Path,
+        changed: Callable[[Run], None],
+        commit: Callable[[Callable[[str], None]], None],
+    ) -> None:
+        self._selector = selector
+        self._state_dir = state_dir
+        self._changed = changed
+        self._commit = commit
+        self._runs: Dict[str, Run] = {}
+        self._spare: Optional[socket.socket] = None
+
+    def get(self, run_id: str) -> Optional[Run]:
+        """The run of this id, or None."""
+        return self._runs.get(run_id)
+
+    @property
+    def active(self) -> List[Run]:
+        """The runs that are not over."""
+        return [run for run in self._runs.values() if run.state != ENDED]
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether a shim waits for the next run."""
+        return self._spare is not None
+
+    def prepare(self) -> None:
+        """Fork the shim of the next run, so that it need not wait for that."""
+        if self._spare is None:
+            self._spare = fork_shim()
+
+    def summaries(self) -> List[protocol.RunSummary]:
+        """All runs, oldest first."""
+        return [run.summary() for run in self._runs.values()]
+
+    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> None:
+        """Record a run and start it if ``ready``. A run that exists is left as it is.
+
+        Raises:
+            ValueError: for a name that no run can have, or a value that no process can.
+            TypeError: for fields of a wrong type.
+            OSError: the disk takes no more.
+        """
+        if request.run_id in self._runs:
+            return
+        folder = paths.run_dir(self._state_dir, request.run_id)
+        for word in (request.workdir, *request.env, *request.env.values()):
+            if "\0" in word:
+                raise ValueError("a zero byte in a name or a value")
+        spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / paths.CELL_FILE).write_bytes(request.payload)
+        first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
+        run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
+        self._runs[request.run_id] = run
+        if ready:
+            self._launch(run)
+
+    def start_waiting(self) -> None:
+        """Start every run that waited."""
+        for run in self.active:
+            if run.state == WAITING:
+                self._launch(run)
+
+    def send_signal(self, run: Run, number: int) -> None:
+        """Send a signal to all processes of ``run``; one that has not started ends before it began."""
+        if run.control is not None:
+            with contextlib.suppress(OSError):  # it is ending
+                run.control.send(bytes([number]))
+        elif run.state == WAITING:
+            run.signal, run.exit_code = number, 128 + number
+            self._over(run)
+
+    def end(self, reason: str) -> None:
+        """SIGTERM to every run that goes on, because the session ends for ``reason``."""
+        for run in self.active:
+            if run.state != ENDING:  # that one has ended by itself
+                run.reason = reason
+                self.send_signal(run, signal.SIGTERM)
+
+    def _launch(self, run: Run) -> None:
+        run.started_at = time.time()
+        try:
+            run.control = self._hand_over(run.spec)
+        except OSError as error:  # no process or no memory is left
+            line = f"skyrl_magic: the run cannot be started: {error.strerror}\n"
+            (run.folder / protocol.STDERR).write_text(line, encoding="utf-8")
+            run.exit_code = EXIT_NO_BASH
+            self._over(run)
+            return
+        run.state = LAUNCHED
+        self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
+
+    def _hand_over(self, spec: RunSpec) -> socket.socket:
+        control, self._spare = self._spare or fork_shim(), None
+        data = spec.to_bytes()
+        try:
+            control.sendall(data)
+        except OSError:  # the waiting shim was killed: by a cell's `kill -9 -1`, say
+            control.close()
+            control = fork_shim()
+            control.sendall(data)
+        control.setblocking(False)
+        return control
+
+    def _heard(self, run: Run) -> None:
+        """News from a shim: its run was started, or is over, or the shim itself is gone."""
+        assert run.control is not None  # noqa: S101  (it is registered)
+        try:
+            words = run.control.recv(16)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        if SHIM_STARTED in words:
+            run.state = RUNNING
+            self._changed(run)
+        if SHIM_ENDED in words or not words:
+            self._selector.unregister(run.control)
+            run.control.close()
+            run.control = None
+            self._read_end(run)
+            self._over(run)
+
+    def _read_end(self, run: Run) -> None:
+        try:
+            status = paths.read_json(run.folder / paths.STATUS_FILE)
+            run.exit_code, run.signal = status["exit_code"], status["signal"]
+            run.duration_s, run.journal_error = status["duration_s"], status["journal_error"]
+        except (OSError, ValueError, KeyError):
+            run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
+            run.duration_s = time.time() - run.started_at
+
+    def _over(self, run: Run) -> None:
+        """Commit, then tell: when a client hears of the end the volume has what the run wrote."""
+        run.state = ENDING
+
+        def committed(error: str) -> None:
+            run.state, run.commit_error = ENDED, error
+            with contextlib.suppress(OSError):
+                (run.folder / paths.NOTIFY_SOCKET).unlink()
+            self._changed(run)
+
+        self._commit(committed)
+
+
+def kill_everything() -> None:
+    """End every process below this one: runs that would not go, what they left behind, Ray."""
+    procs.signal_tree(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,280 @@
+"""The process beside each run: reader of its two pipes, subreaper of its process tree, writer of its journal.
+
+The supervisor forks it, without a new Python, and ahead of time: a cell must not wait for a fork. It outlives every
+client. Its run ends when bash has exited **and** both pipes are at their end, as for any pipeline: a child in the
+background that still holds them keeps the run alive (as ``%%bash`` would wait for it), one that redirected its output
+and detached does not, and lives on under the supervisor. After SIGKILL the run ends only when no process of its tree
+is left.
+
+Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
+one byte each; up it go :data:`STARTED` and :data:`ENDED`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import gc
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import time
+import traceback
+from pathlib import Path
+from typing import Dict, List, NoReturn, Optional, Tuple
+
+from skyrl_magic.agent import paths, procs
+from skyrl_magic.agent.journal import JournalWriter
+from skyrl_magic.agent.wire import Callback, dispatch, listen_unix, wakeup_pair
+
+STARTED = b"S"
+ENDED = b"E"
+
+_LENGTH = struct.Struct(">I")
+_PIPE_BYTES = 1 << 20
+#: ``fcntl.F_SETPIPE_SZ``, which Python 3.9 does not name (linux/fcntl.h).
+_F_SETPIPE_SZ = 1031
+#: How often a tree that is being killed is walked again, in seconds.
+_KILL_AGAIN_S = 0.05
+EXIT_NO_WORKDIR = 2
+EXIT_NO_BASH = 127
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """What a shim needs to know of its run."""
+
+    run_id: str
+    folder: str
+    workdir: str
+    env: Dict[str, str]
+    """Added to the supervisor's own environment."""
+    errexit: bool
+
+    def to_bytes(self) -> bytes:
+        """As it travels to the shim."""
+        data = json.dumps(dataclasses.asdict(self)).encode()
+        return _LENGTH.pack(len(data)) + data
+
+
+class Shim:
+    """One run, from its start to its end. ``control`` leads to the supervisor."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._selector = selectors.DefaultSelector()
+        self._watchers: List[socket.socket] = []
+        self._buffer = memoryview(bytearray(_PIPE_BYTES))
+        self._pipes = (_pipe(), _pipe())
+        self._open_pipes = 0
+        self._bash = 0
+        self._wait_status: Optional[int] = None
+        self._killing = False
+        self._wakeup, self._signal_end = wakeup_pair()
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._signal_end.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
+
+    def run(self, spec: RunSpec) -> None:
+        """Start bash, drain it to its end and write the run's status."""
+        began = time.monotonic()
+        folder = Path(spec.folder)
+        refusal = self._start(spec)
+        self._journal = JournalWriter(folder)  # while bash wakes up
+        if refusal:
+            self._journal.write(1, memoryview(refusal))
+        # Watchers come when the supervisor has told them of the start.
+        self._listener = listen_unix(folder / paths.NOTIFY_SOCKET)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._tell(STARTED)
+        self._control.setblocking(False)
+        self._selector.register(self._control, selectors.EVENT_READ, self._take_signals)
+        while not self._over():
+            dispatch(self._selector, _KILL_AGAIN_S if self._killing else None)
+            if self._killing:
+                procs.signal_tree(os.getpid(), signal.SIGKILL)
+        self._journal.close()
+        self._write_status(spec, time.monotonic() - began)
+        self._tell(ENDED)
+
+    def _tell(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            self._control.send(word)
+
+    def _over(self) -> bool:
+        if self._wait_status is None or self._open_pipes:
+            return False
+        return not (self._killing and procs.descendants(os.getpid()))
+
+    def _start(self, spec: RunSpec) -> bytes:
+        """Start bash and listen to its pipes; a line for the run's stderr where it cannot be started."""
+        refusal = b""
+        try:
+            self._bash = self._spawn(spec)
+        except OSError as error:
+            line, code = _refusal(spec, error)
+            refusal, self._wait_status = line.encode("utf-8", "backslashreplace"), code << 8
+        for number, (read_end, write_end) in enumerate(self._pipes):
+            os.close(write_end)
+            self._open_pipes += 1
+            self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
+        return refusal
+
+    def _spawn(self, spec: RunSpec) -> int:
+        env = {**os.environ, **spec.env}
+        bash = shutil.which("bash", path=env.get("PATH", os.defpath))
+        os.chdir(spec.workdir)  # this process's own: it has no other use for one
+        if bash is None:
+            raise FileNotFoundError(2, "there is no bash on PATH")
+        cell = str(Path(spec.folder, paths.CELL_FILE))
+        (_, out), (_, err) = self._pipes
+        return os.posix_spawn(
+            bash,
+            ["bash", "-e", cell] if spec.errexit else ["bash", cell],
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, err, 2),
+            ],
+            setsid=True,  # so that `kill 0` in a cell reaches the cell and not its shim
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores both, and bash would inherit that
+        )
+
+    def _drainer(self, number: int, fd: int) -> Callback:
+        def drain(_: int) -> None:
+            try:
+                count = os.readv(fd, [self._buffer])
+            except BlockingIOError:
+                return
+            if count:
+                self._journal.write(number, self._buffer[:count])
+                self._notify()
+                return
+            self._selector.unregister(fd)
+            os.close(fd)
+            self._open_pipes -= 1
+
+        return drain
+
+    def _notify(self) -> None:
+        for watcher in list(self._watchers):
+            try:
+                watcher.send(b"\1")
+            except BlockingIOError:
+                pass  # it has not read the last ones: it will look
+            except OSError:
+                self._watchers.remove(watcher)
+                watcher.close()
+
+    def _accept(self, _: int) -> None:
+        with contextlib.suppress(OSError):
+            watcher, _ = self._listener.accept()
+            watcher.setblocking(False)
+            self._watchers.append(watcher)
+            watcher.send(b"\1")  # the journal may have grown since it looked
+
+    def _take_signals(self, _: int) -> None:
+        try:
+            numbers = self._control.recv(64)
+        except BlockingIOError:
+            return
+        if not numbers:  # the supervisor is gone: nobody could stop this run any more
+            self._selector.unregister(self._control)
+            numbers = bytes([signal.SIGKILL])
+        for number in numbers:
+            procs.signal_tree(os.getpid(), number)
+            self._killing |= number == signal.SIGKILL
+
+    def _reap(self, _: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wakeup.recv(4096)
+        for pid, status in procs.reap():
+            if pid == self._bash:
+                self._wait_status = status
+
+    def _write_status(self, spec: RunSpec, duration_s: float) -> None:
+        status = self._wait_status or 0
+        journal_error = ""
+        if self._journal.lost_bytes:
+            journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
+        with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
+            paths.write_json(
+                Path(spec.folder, paths.STATUS_FILE),
+                {
+                    "run_id": spec.run_id,
+                    "exit_code": procs.exit_code(status),
+                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                    "duration_s": duration_s,
+                    "stdout_bytes": self._journal.sizes[0],
+                    "stderr_bytes": self._journal.sizes[1],
+                    "journal_error": journal_error,
+                },
+            )
+
+
+def fork_shim() -> socket.socket:
+    """Fork a shim that waits for its run; returns the socket to it.
+
+    The caller must be single-threaded. What the socket is sent first is :meth:`RunSpec.to_bytes`.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _child(theirs)
+    theirs.close()
+    return ours
+
+
+def _child(control: socket.socket) -> NoReturn:
+    code = 1
+    try:
+        gc.disable()  # the supervisor's sockets must not be collected here: their numbers are in use again
+        procs.default_signals()
+        procs.close_all_but({control.fileno()})
+        os.setsid()
+        procs.become_subreaper()
+        shim = Shim(control)
+        spec = _receive(control)
+        if spec is not None:
+            shim.run(spec)
+        code = 0
+    except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _receive(control: socket.socket) -> Optional[RunSpec]:
+    """The run that the supervisor sends, None when it has none and leaves."""
+    head = control.recv(_LENGTH.size, socket.MSG_WAITALL)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    data = bytearray()
+    while len(data) < length:
+        part = control.recv(length - len(data))
+        if not part:
+            return None
+        data += part
+    return RunSpec(**json.loads(data))
+
+
+def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:
+    """Why the run could not be started, and the exit code that a shell would take."""
+    if not Path(spec.workdir).is_dir():
+        return f"skyrl_magic: the working directory {spec.workdir} does not exist\n", EXIT_NO_WORKDIR
+    return f"skyrl_magic: bash cannot be started: {error.strerror}\n", EXIT_NO_BASH
+
+
+def _pipe() -> Tuple[int, int]:
+    read_end, write_end = os.pipe()
+    with contextlib.suppress(OSError):  # a smaller pipe is slower, not wrong
+        fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE_BYTES)
+    os.set_blocking(read_end, False)
+    return read_end, write_end

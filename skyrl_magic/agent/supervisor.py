@@ -1,0 +1,234 @@
+"""The sandbox's main process: boots it, starts runs, commits the volume, and ends when nobody needs it any more.
+
+One thread and one selector. Nothing in it waits for a client, a disk full of output or Ray: output goes from the shims
+to the journals and from there to ``attach``; the supervisor sees starts, ends and signals only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from skyrl_magic.agent import boot, commits, paths, procs
+from skyrl_magic.agent.checkout import begin_baseline
+from skyrl_magic.agent.clients import Client
+from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.ray_start import RayStart
+from skyrl_magic.agent.runs import RUNNING, Run, RunTable, kill_everything
+from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
+from skyrl_magic.core import protocol
+
+#: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
+STOP_GRACE_S = 3.0
+FLUSH_S = 10.0
+#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way.
+SPARE_DELAY_S = 0.02
+_SPARE_RETRY_S = 5.0
+
+
+def log(line: str) -> None:
+    """One line to the sandbox's own output."""
+    sys.stderr.write(f"skyrl_magic: {line}\n")
+    sys.stderr.flush()
+
+
+class Supervisor:
+    """A session's supervisor.
+
+    Args:
+        config: the session.
+        agent_hash: SHA-256 of the zipapp that runs.
+    """
+
+    def __init__(self, config: Config, agent_hash: str) -> None:
+        self._began = time.monotonic()
+        self.config = config
+        self.agent_hash = agent_hash
+        self.idle_timeout_s = config.idle_timeout_s
+        self.workdir = boot.working_directory(config)
+        self.clients: List[Client] = []
+        self.ray = RayStart(config.state / paths.RAY_LOG)
+        self._selector = selectors.DefaultSelector()
+        self.committer = commits.Committer(Path(config.volume_dir))
+        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request)
+        self.boot_seconds = 0.0
+        self._last_asked = self._began
+        self._next_commit = self._began
+        self._next_shim = self._began
+        self._stopping = False
+        self._kill_at: Optional[float] = None
+
+    def run(self) -> int:
+        """Boot and serve until the end; returns the exit code."""
+        wakeup = self._take_over_signals()
+        self._boot()
+        listener = listen_unix(self.config.state / paths.SUPERVISOR_SOCKET)
+        self._selector.register(listener, selectors.EVENT_READ, lambda _: self._accept(listener))
+        self.boot_seconds = time.monotonic() - self._began
+        self.asked()
+        log(f"session {self.config.session} is up after {self.boot_seconds:.2f} s")
+        # What ended while the boot could not look is reaped now.
+        self._reap()
+        while not (self._stopping and not self.runs.active):
+            self._turn()
+        listener.close()
+        self._finish(wakeup)
+        return 0
+
+    def asked(self) -> None:
+        """Somebody used the session: the idle time begins again."""
+        self._last_asked = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since anything ran or was asked for."""
+        return 0.0 if self.runs.active else time.monotonic() - self._last_asked
+
+    def stop(self, reason: str) -> None:
+        """End the session: SIGTERM to the runs, SIGKILL after :data:`STOP_GRACE_S`, then flush, commit and exit.
+
+        Args:
+            reason: what the runs' watchers are told.
+        """
+        if self._stopping:
+            return
+        self._stopping = True
+        self._kill_at = time.monotonic() + STOP_GRACE_S
+        self.runs.end(reason)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the session is about to end."""
+        return self._stopping
+
+    def status(self, request: int = 0) -> protocol.Status:
+        """The session's state as a frame."""
+        return protocol.Status(
+            request,
+            ray=self.ray.state,
+            ray_seconds=self.ray.seconds,
+            ray_detail=self.ray.detail,
+            boot_seconds=self.boot_seconds,
+            active_runs=[run.run_id for run in self.runs.active],
+            idle_s=self.idle_s,
+            idle_timeout_s=self.idle_timeout_s,
+            clients=sum(client.greeted for client in self.clients),
+        )
+
+    def gone(self, client: Client) -> None:
+        """A client's channel ended."""
+        self.clients.remove(client)
+
+    def _boot(self) -> None:
+        config = self.config
+        config.state.mkdir(parents=True, exist_ok=True)
+        config.state.chmod(0o700)
+        if config.ray:
+            self.ray.start()
+        boot.prepare_folders(config)
+        left_out = begin_baseline(Path(config.checkout_dir), Path(config.manifest_path or os.devnull), config.state)
+        if left_out:
+            log(f"{left_out} entries of the checkout differ from their manifest; the client sends them again")
+        self.workdir = boot.working_directory(config)
+        boot.link_gym(self.workdir)
+        (config.state / paths.SESSION_FILE).write_text(config.to_json(), encoding="utf-8")
+
+    def _take_over_signals(self) -> socket.socket:
+        procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run leaves behind
+        wakeup, theirs = wakeup_pair()
+        self._wakeup_end = theirs  # kept open: signals write to it
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        self._selector.register(wakeup, selectors.EVENT_READ, lambda _: self._take_signals(wakeup))
+        return wakeup
+
+    def _take_signals(self, wakeup: socket.socket) -> None:
+        numbers = b""
+        with contextlib.suppress(BlockingIOError):
+            numbers = wakeup.recv(4096)
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            log("asked to end")
+            self.stop("the container is being ended (timeout, preemption or stop)")
+        if signal.SIGCHLD in numbers:
+            self._reap()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        dispatch(self._selector, max(self._next_deadline() - now, 0.0))
+        now = time.monotonic()
+        if self.runs.active:
+            if now >= self._next_commit and not self.committer.busy:
+                self._next_commit = now + commits.INTERVAL_S
+                self.committer.request(lambda _: None)
+        elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
+            log(f"nothing ran for {self.idle_timeout_s:g} s")
+            self.stop("nothing ran")
+        if not self.runs.has_spare and now >= self._next_shim and not self._stopping:
+            self._next_shim = now + _SPARE_RETRY_S
+            with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
+                self.runs.prepare()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for run in self.runs.active:
+                self.runs.send_signal(run, signal.SIGKILL)
+
+    def _next_deadline(self) -> float:
+        deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
+        if not self.runs.has_spare and not self._stopping:
+            deadlines.append(self._next_shim)
+        if self._kill_at is not None:
+            deadlines.append(self._kill_at)
+        return min(deadlines)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            self.clients.append(Client(self, self._selector, connection))
+
+    def _reap(self) -> None:
+        for pid, status in procs.reap():
+            if self.ray.reaped(pid, status):
+                self._ray_settled()
+            else:
+                self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
+
+    def _ray_settled(self) -> None:
+        log(f"ray is {self.ray.state} after {self.ray.seconds:.1f} s {self.ray.detail}".rstrip())
+        for client in list(self.clients):
+            client.push(self.status())
+        self.runs.start_waiting()
+
+    def _run_changed(self, run: Run) -> None:
+        self.asked()
+        now = time.monotonic()
+        self._next_shim = now + SPARE_DELAY_S
+        if run.state == RUNNING:
+            self._next_commit = now + commits.INTERVAL_S
+        for client in list(self.clients):
+            client.run_changed(run)
+
+    def _finish(self, wakeup: socket.socket) -> None:
+        """Everything is stopped: commit once more, let every client take its last frames, leave nothing alive."""
+        committed: Dict[str, str] = {}
+        self.committer.request(lambda error: committed.update(error=error))
+        for client in list(self.clients):
+            client.finish()
+        deadline = time.monotonic() + FLUSH_S
+        while (self.clients or "error" not in committed) and time.monotonic() < deadline:
+            dispatch(self._selector, max(deadline - time.monotonic(), 0.0))
+        if committed.get("error"):
+            log(committed["error"])
+        kill_everything()
+        with contextlib.suppress(OSError):
+            (self.config.state / paths.SUPERVISOR_SOCKET).unlink()
+        self._selector.close()
+        wakeup.close()
+        log(f"session {self.config.session} is over")

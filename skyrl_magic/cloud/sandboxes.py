@@ -1,0 +1,245 @@
+"""Sandboxes through modal's client, behind ``core.ports``. The same code for the cloud and for the local server."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import modal
+
+from skyrl_magic.cloud.errors import mapped
+from skyrl_magic.core import contract
+from skyrl_magic.core.errors import BackendError, BackendUnavailable, NotFound, SessionLost
+from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
+from skyrl_magic.core.ports import Sandbox as SandboxPort
+
+#: modal's client takes no more than 16 MiB at once into its buffer (``modal.io_streams``). In bytes.
+_WRITE_BYTES = 1024 * 1024
+
+
+class ModalStream:
+    """An exec's stdin and stdout as bytes.
+
+    A thread of its own reads, because nothing ends a read of modal's client that waits for a server which is gone.
+    """
+
+    def __init__(self, process: modal.container_process.ContainerProcess[bytes]) -> None:
+        self._process = process
+        self._received: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        threading.Thread(target=self._receive, name="skyrl-stream", daemon=True).start()
+
+    def _receive(self) -> None:
+        try:
+            with mapped("the channel to the session"):
+                for data in self._process.stdout:
+                    self._received.put(data)
+        except BaseException as error:  # noqa: BLE001  # read() raises it
+            self._received.put(error)
+        else:
+            self._received.put(b"")
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` to the process's stdin."""
+        if self._closed.is_set():
+            raise BackendUnavailable("the channel to the session is closed")
+        try:
+            with mapped("the channel to the session"):
+                for at in range(0, len(data), _WRITE_BYTES):
+                    self._process.stdin.write(data[at : at + _WRITE_BYTES])
+                    self._process.stdin.drain()
+        except ValueError as error:  # another thread closed it meanwhile
+            raise BackendUnavailable(f"the channel to the session is closed: {error}") from None
+
+    def read(self) -> bytes:
+        """The next bytes of its stdout; empty at the end."""
+        data = self._received.get()
+        if isinstance(data, BaseException):
+            raise data
+        return b"" if self._closed.is_set() else data
+
+    def close(self) -> None:
+        """End its stdin, so that the process leaves."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._received.put(b"")
+            with contextlib.suppress(BackendError, SessionLost, ValueError), mapped("the channel to the session"):
+                self._process.stdin.write_eof()
+                self._process.stdin.drain()
+
+
+class ModalSandbox:
+    """A running sandbox.
+
+    Args:
+        sandbox: modal's object.
+        tags: its tags, where they are known.
+        ensure: as in :class:`ModalBackend`.
+    """
+
+    def __init__(
+        self,
+        sandbox: modal.Sandbox,
+        tags: Mapping[str, str] | None = None,
+        ensure: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._sandbox = sandbox
+        self._tags = tags
+        self._ensure = ensure
+
+    @property
+    def id(self) -> str:
+        """Modal's id."""
+        return str(self._sandbox.object_id)
+
+    def exec(self, args: Sequence[str]) -> ByteStream:
+        """Start a process in it."""
+        self._ensure()
+        try:
+            with mapped("the session's container"):
+                return ModalStream(self._sandbox.exec(*args, text=False))
+        except (BackendError, SessionLost) as error:
+            if isinstance(error, NotFound) or self.poll() is not None:
+                raise SessionLost(f"the container has ended ({self._end()})") from None
+            raise
+
+    def _end(self) -> str:
+        code = self.poll()
+        return "it is gone" if code is None else f"exit code {code}"
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        with mapped("the session's container"):
+            return self._sandbox.poll()
+
+    def tags(self) -> Mapping[str, str]:
+        """Its tags."""
+        if self._tags is None:
+            with mapped("the session's tags"):
+                self._tags = dict(self._sandbox.get_tags())
+        return self._tags
+
+    def last_output(self) -> str:
+        """The end of what the main process printed, once it has ended."""
+        if self.poll() is None:
+            return ""
+        with mapped("the session's output"):
+            return str(self._sandbox.stderr.read() or self._sandbox.stdout.read())
+
+    def terminate(self) -> None:
+        """End it and wait until it has ended."""
+        with contextlib.suppress(NotFound, SessionLost), mapped("ending the session's container"):
+            self._sandbox.terminate()
+            self._sandbox.wait(raise_on_termination=False)
+
+
+class ModalBackend:
+    """Sandboxes of one client.
+
+    Args:
+        name: ``modal`` or ``local``, as users name it.
+        client: a client of the account or of the local server.
+        env: environment variables of every container, beside the contract's.
+        ensure: called before the server is asked for something; starts it where it is ours and has gone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: modal.Client,
+        env: Mapping[str, str] | None = None,
+        ensure: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.client = client
+        self._env = dict(env or {})
+        self._ensure = ensure
+        self._apps: dict[str, modal.App] = {}
+
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> SandboxPort:
+        """Create a container (see ``core.ports.Backend.create``)."""
+        self._ensure()
+        spec = request.spec
+        app = self._app(spec.app)
+        on_phase("image")
+        image = modal.Image.from_registry(spec.image).env(contract.image_env())
+        with mapped(f"image {spec.image}"):
+            image.build(app)
+        on_phase("checkout")
+        with tempfile.TemporaryDirectory(prefix="skyrl_magic_") as folder:
+            image = _with_files(image, request, Path(folder))
+            with mapped("uploading the checkout"):
+                image.build(app)
+            on_phase("container")
+            with mapped(f"starting session {request.name}"):
+                volume = modal.Volume.from_name(spec.volume, create_if_missing=True, version=2, client=self.client)
+                sandbox = modal.Sandbox.create(
+                    *request.command,
+                    app=app,
+                    name=request.name,
+                    tags=dict(request.tags),
+                    image=image,
+                    env={**self._env} or None,
+                    secrets=[modal.Secret.from_name(name, client=self.client) for name in spec.secrets],
+                    timeout=spec.timeout_s,
+                    gpu=spec.gpu.modal,
+                    cpu=spec.cpu,
+                    memory=spec.memory_mib,
+                    volumes={contract.VOLUME_DIR: volume},
+                    client=self.client,
+                )
+        return ModalSandbox(sandbox, request.tags, self._ensure)
+
+    def find(self, app: str, name: str) -> SandboxPort | None:
+        """The running sandbox of this name, or None."""
+        self._ensure()
+        try:
+            with mapped(f"looking for session {name}"):
+                sandbox = modal.Sandbox.from_name(app, name, client=self.client)
+                return ModalSandbox(sandbox, None, self._ensure) if sandbox.poll() is None else None
+        except (NotFound, SessionLost):
+            return None
+
+    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[SandboxPort]:
+        """The running sandboxes of an app that have all of these tags."""
+        self._ensure()
+        with mapped("listing sessions"):
+            app_id = self._app(app).app_id
+            found = modal.Sandbox.list(app_id=app_id, tags=dict(tags), client=self.client)
+            return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+
+    def _app(self, name: str) -> modal.App:
+        if name not in self._apps:
+            with mapped(f"app {name}"):
+                self._apps[name] = modal.App.lookup(name, create_if_missing=True, client=self.client)
+        return self._apps[name]
+
+
+def _with_files(image: modal.Image, request: SandboxRequest, folder: Path) -> modal.Image:
+    """Mount the agent, the checkout and its manifest; mounts are the image's last steps and are not built."""
+    image = image.add_local_file(request.agent, contract.AGENT_PATH)
+    upload = request.upload
+    if upload is None:
+        return image
+    manifest = folder / "checkout.json"
+    manifest.write_bytes(upload.manifest)
+    image = image.add_local_file(manifest, contract.MANIFEST_PATH)
+    if upload.paths:
+        image = image.add_local_dir(upload.root, contract.CHECKOUT_DIR, ignore=_ignore_others(upload))
+    return image
+
+
+def _ignore_others(upload: Upload) -> Callable[[Path], bool]:
+    """Leaves out what is not in the upload; modal asks with paths relative to the folder."""
+    folders = {str(parent) for path in upload.paths for parent in PurePosixPath(path).parents}
+
+    def ignore(path: Path) -> bool:
+        relative = path.relative_to(upload.root) if path.is_absolute() else path
+        text = relative.as_posix()
+        return text not in upload.paths and text not in folders
+
+    return ignore

@@ -1,0 +1,1 @@
+"""No I/O: protocol, specs, options, streams, errors and the ports that backends implement."""

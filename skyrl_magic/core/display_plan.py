@@ -1,0 +1,256 @@
+r"""What a notebook cell is to show of a run, message by message.
+
+A :class:`DisplayPlan` takes a run's :class:`Output` and :class:`Gap` frames and says, when asked, which messages are
+due. It holds no display and no clock: ``ui.display`` carries the actions out.
+
+Plain lines become stream text, in the order of their arrival. A line that is being redrawn (a progress bar) is put
+into a *live* display instead, which is updated in place and keeps the line's last state: a ``\r`` inside stream text
+would stay in a saved notebook, and a bar on stderr would be broken by every line on stdout. A partial line waits
+:data:`HOLD_S` for its rest and is shown as stream text then; where it is redrawn after that, one ``\r`` with the whole
+line follows, which JupyterLab and ``nbconvert --coalesce-streams`` apply.
+
+After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams live in one display, the tail.
+"""
+
+from __future__ import annotations
+
+from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
+from skyrl_magic.core.display_intake import Intake
+from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
+from skyrl_magic.core.display_tail import Tail
+from skyrl_magic.core.protocol import STREAMS, Gap, Output
+from skyrl_magic.core.streams import Row, Screen, Stamp
+
+#: How long a partial line waits for its rest, in seconds.
+HOLD_S = 0.1
+#: Rows of one live display; older ones go into a display of their own, so that updates stay small.
+LIVE_ROWS = 40
+#: Rows that wait for the next write; more are decided at once, so that memory stays flat.
+_WAITING_ROWS = 256
+#: Bytes that are taken apart at once, so that a frame of newlines only does not become a million rows.
+_SLICE_BYTES = 16_384
+
+
+class _Channel:
+    """One stream of the run: its screen, and the display of its redrawn lines."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.screen = Screen()
+        self.live: Live | None = None
+        self.due_s: float | None = None
+
+
+class DisplayPlan:
+    """The messages for one cell. ``prefix`` makes its display ids unique; times are a monotonic clock's, in seconds."""
+
+    def __init__(self, run_id: str, prefix: str) -> None:
+        self.intake = Intake()
+        self._prefix = prefix
+        self._budget = DisplayBudget()
+        self._queue = DisplayQueue()
+        self._channels = {name: _Channel(name) for name in STREAMS}
+        self._tail = Tail(run_id)
+        self._tail_live: Live | None = None
+        self._head_bytes = 0
+        self._number = 0
+
+    def feed(self, event: Output | Gap, now_s: float) -> None:
+        """Take the run's next frame. Raises :class:`ProtocolError` for a damaged one."""
+        missing_bytes, data = self.intake.take(event)
+        channel = self._channels[event.stream]
+        if missing_bytes:
+            self._leave_out(channel, missing_bytes, now_s)
+        if data:
+            self._write(channel, data, now_s)
+
+    def due_s(self, now_s: float) -> float | None:
+        """When to ask for messages next; None while there is nothing to show."""
+        times = [channel.due_s for channel in self._channels.values() if channel.due_s is not None]
+        if self._queue.waiting:
+            times.append(now_s)
+        return max(min(times), self._budget.next_s(now_s)) if times else None
+
+    def messages(self, now_s: float) -> list[Action]:
+        """The messages that are due now."""
+        due_s = self.due_s(now_s)
+        if due_s is None or due_s > now_s:
+            return []
+        self._settle(now_s)
+        self._show_tail(now_s, LIVE_TAIL_BYTES)
+        return self._queue.send(now_s, self._budget)
+
+    def finish(self, now_s: float) -> list[Action]:
+        """The last messages: the run is over, or is watched no more."""
+        for channel in self._channels.values():
+            channel.screen.feed(b"", self._stamp(now_s), final=True)
+            channel.screen.row_index = len(channel.screen.rows) - 1
+        self._settle(now_s, final=True)
+        for channel in self._channels.values():
+            if channel.live:
+                self._close(channel, channel.live.rows, now_s)
+        self._show_tail(now_s, TAIL_BYTES)
+        return self._queue.send(now_s, self._budget, final=True)
+
+    # --- bytes in ---------------------------------------------------------------------------------------------------
+
+    def _stamp(self, now_s: float) -> Stamp:
+        self._number += 1
+        return Stamp(now_s, self._number)
+
+    def _write(self, channel: _Channel, data: bytes, now_s: float) -> None:
+        at = 0
+        while at < len(data):
+            if self._tail_live and len(data) - at > 2 * TAIL_BYTES:
+                cut = data.find(b"\n", len(data) - TAIL_BYTES) + 1 or len(data) - TAIL_BYTES
+                self._tail.leave_out(cut - at, data.count(b"\n", at, cut))
+                channel.screen.break_off(self._stamp(now_s))
+                at = cut
+            channel.screen.feed(data[at : at + _SLICE_BYTES], self._stamp(now_s))
+            at += _SLICE_BYTES
+            if len(channel.screen.rows) > _WAITING_ROWS:
+                self._settle(now_s)
+        self._set_due(channel, now_s)
+
+    def _leave_out(self, channel: _Channel, size_bytes: int, now_s: float) -> None:
+        channel.screen.break_off(self._stamp(now_s))
+        self._settle(now_s)
+        self._begin_tail(now_s)
+        self._tail.leave_out(size_bytes, None)
+        channel.due_s = now_s
+
+    def _set_due(self, channel: _Channel, now_s: float) -> None:
+        screen = channel.screen
+        if self._tail_live or channel.live or screen.row_index or screen.moving:
+            channel.due_s = now_s if channel.due_s is None else min(channel.due_s, now_s)
+        else:
+            since = screen.current.unsent_since
+            channel.due_s = since.time_s + HOLD_S if since else None
+
+    # --- rows to stream text and displays ---------------------------------------------------------------------------
+
+    def _settle(self, now_s: float, *, final: bool = False) -> None:
+        """Decide what becomes of the rows that came since the last time."""
+        decided: list[tuple[Stamp, _Channel, Row | None]] = []
+        for channel in self._channels.values():
+            channel.due_s = None
+            decided += [(stamp, channel, row) for stamp, row in self._settle_channel(channel, now_s, final=final)]
+        for _, channel, row in sorted(decided, key=lambda entry: entry[0]):
+            if row is None:
+                self._open(channel, now_s)
+            else:
+                self._show_row(channel, row, now_s)
+        for channel in self._channels.values():
+            screen = channel.screen
+            if screen.current.unsent_since and not (channel.live or self._tail_live or screen.moving):
+                channel.due_s = screen.current.unsent_since.time_s + HOLD_S
+
+    def _settle_channel(self, channel: _Channel, now_s: float, *, final: bool) -> list[tuple[Stamp, Row | None]]:
+        """The rows to show as stream text, each with when it came; None stands for a display of the rows from there."""
+        screen = channel.screen
+        if channel.live and self._stays_live(channel, channel.live, now_s):
+            return []
+        decided: list[tuple[Stamp, Row | None]] = [(row.changed, row) for row in screen.take(screen.row_index)]
+        row = screen.current
+        if self._tail_live or not row.unsent_since:
+            return decided
+        may_return = row.sent_chars and (self._queue.last == channel.name or not (row.stale or row.padded))
+        if screen.moving and not may_return and not final:
+            if any(row.width for row in screen.rows):
+                decided.append((row.born, None))
+        elif final or row.sent_chars or now_s >= row.unsent_since.time_s + HOLD_S - 1e-6:
+            decided.append((row.changed, row))
+        return decided
+
+    def _show_row(self, channel: _Channel, row: Row, now_s: float) -> None:
+        finished = row is not channel.screen.current
+        if self._tail_live:
+            if finished:
+                self._tail.add(row.text() + row.end)
+            return
+        text = row.text(row.sent)
+        chars = row.sent_chars + len(text)
+        if row.padded and row.unsent_since:
+            row.stale = True
+        if row.stale:
+            # The front end overlays by characters and nbconvert replaces the line: with the padding, both are right.
+            text = row.text().ljust(row.sent_chars)
+            chars = len(text)
+            if self._queue.last == channel.name:
+                text = ("\n" if row.continued else "\r") + text
+        row.mark_sent(chars)
+        text += row.end if finished else ""
+        if text:
+            self._queue.write(channel.name, text, now_s)
+            self._use_head(text, now_s)
+
+    def _use_head(self, text: str, now_s: float) -> None:
+        self._head_bytes += len(text.encode())
+        if self._head_bytes >= HEAD_BYTES:
+            self._begin_tail(now_s)
+
+    # --- displays of redrawn lines ----------------------------------------------------------------------------------
+
+    def _stays_live(self, channel: _Channel, live: Live, now_s: float) -> bool:
+        """Update the display, or close it where what follows its lines does not belong into it."""
+        screen = channel.screen
+        if screen.row_index > live.rows or (screen.row_index == live.rows and screen.current.width):
+            if not screen.moving or self._queue.last is not live:
+                self._close(channel, live.rows, now_s)
+                return False
+            if screen.row_index >= LIVE_ROWS:
+                self._close(channel, screen.row_index - LIVE_ROWS // 2, now_s)
+                self._open(channel, now_s)
+                return True
+        self._redraw(channel, live, now_s)
+        return True
+
+    def _open(self, channel: _Channel, now_s: float) -> None:
+        if self._tail_live:
+            return
+        channel.live = self._new_live(channel.name)
+        self._queue.open(channel.live, now_s)
+        self._redraw(channel, channel.live, now_s)
+
+    def _new_live(self, stream: str) -> Live:
+        self._number += 1
+        return Live(f"{self._prefix}-{self._number}", stream)
+
+    def _redraw(self, channel: _Channel, live: Live, now_s: float) -> None:
+        rows = channel.screen.rows
+        used = [index + 1 for index, row in enumerate(rows) if row.width]
+        live.rows = max([live.rows, *used])
+        self._queue.change(live, _joined(rows[: live.rows]), now_s)
+
+    def _close(self, channel: _Channel, count: int, now_s: float) -> None:
+        """The display keeps the screen's first ``count`` rows as they are."""
+        live, channel.live = channel.live, None
+        if live is None:
+            return
+        text = _joined(channel.screen.rows[:count])
+        channel.screen.take(count)
+        self._queue.change(live, text, now_s)
+        self._queue.close(live)
+        self._use_head(text, now_s)
+
+    # --- the tail ---------------------------------------------------------------------------------------------------
+
+    def _begin_tail(self, now_s: float) -> None:
+        if self._tail_live:
+            return
+        self._tail_live = self._new_live("")
+        for channel in self._channels.values():
+            # A line that is still redrawn goes on in the tail; it must not stay above in an old state.
+            self._close(channel, channel.screen.row_index, now_s)
+        self._queue.open(self._tail_live, now_s)
+
+    def _show_tail(self, now_s: float, limit_bytes: int) -> None:
+        if self._tail_live:
+            channels = sorted(self._channels.values(), key=lambda channel: channel.screen.current.changed)
+            rows = [row for channel in channels for row in channel.screen.rows[channel.screen.row_index :] if row.width]
+            self._queue.change(self._tail_live, self._tail.text(_joined(rows), limit_bytes), now_s)
+
+
+def _joined(rows: list[Row]) -> str:
+    """The rows as lines, without what is blank at the ends of lines and after the last of them."""
+    return "".join(row.text().rstrip(" ") + row.end for row in rows).rstrip("\n")

@@ -1,0 +1,94 @@
+"""Every error that a user can meet, in one hierarchy.
+
+::
+
+    SkyRLMagicError
+    ├── OptionError            a wrong option or value; raised before any I/O
+    ├── BackendError           the cloud or the local server
+    │   ├── BackendUnavailable     cannot be reached, or does not answer
+    │   ├── AuthError              no token, or a refused one
+    │   ├── NotFound               a sandbox, volume or secret that is not there
+    │   └── AlreadyExists          the name is taken
+    ├── SessionError           a session cannot be started, found or used
+    │   ├── SessionConflict        the name belongs to another spec
+    │   └── SessionLost            the container ended while it was used
+    ├── CheckoutError          the checkout cannot be found, read or sent
+    └── RunError               what a cell's command did
+        ├── RunFailed              it ended with another exit code than 0
+        ├── RunStopped             the user stopped it
+        └── UnknownRun             no run with this id
+
+Each message is one line: what happened, and what to do next. Foreign errors are mapped in ``cloud/`` only. A notebook
+shows the line and no traceback of ours (IPython asks for ``_render_traceback_``).
+"""
+
+from __future__ import annotations
+
+
+class SkyRLMagicError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: one line."""
+        return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
+
+
+class OptionError(SkyRLMagicError):
+    """A magic line or a setting is wrong; nothing was started."""
+
+
+class BackendError(SkyRLMagicError):
+    """The backend refused or failed."""
+
+
+class BackendUnavailable(BackendError):
+    """The backend cannot be reached, or does not answer."""
+
+
+class AuthError(BackendError):
+    """There is no token, or the backend refused it."""
+
+
+class NotFound(BackendError):
+    """The backend has no such sandbox, volume or secret."""
+
+
+class AlreadyExists(BackendError):
+    """The backend has one of that name already."""
+
+
+class SessionError(SkyRLMagicError):
+    """A session cannot be started, found or used."""
+
+
+class SessionConflict(SessionError):
+    """A session of that name runs with another spec."""
+
+
+class SessionLost(SessionError):
+    """The container ended while it was in use."""
+
+
+class CheckoutError(SkyRLMagicError):
+    """The checkout cannot be found, read or sent."""
+
+
+class RunError(SkyRLMagicError):
+    """A cell's command did not end well."""
+
+
+class RunFailed(RunError):
+    """The command ended with another exit code than 0."""
+
+    def __init__(self, message: str, exit_code: int, run_id: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.run_id = run_id
+
+
+class RunStopped(RunError):
+    """The user stopped the run."""
+
+
+class UnknownRun(RunError):
+    """There is no run with this id."""

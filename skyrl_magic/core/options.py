@@ -1,0 +1,277 @@
+"""The options of ``%%skyrl_modal`` and its sister magics: one table for parsing, help and completion.
+
+Options end at the first word that is none of them, or at ``--``; there are no abbreviations. The words after them are
+handed on as they were written, so that ``$VAR``, ``{}`` and quotes reach bash unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import shlex
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from skyrl_magic.core import values
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.gpus import Gpu, parse_gpu
+
+SESSION, LIVE, RUN, HELP = "session", "live", "run", "help"
+_SCOPES = {
+    SESSION: "the session's spec (other values: another container)",
+    LIVE: "the session's name and what can change while it runs",
+    RUN: "this run",
+    HELP: "help",
+}
+BACKENDS = ("auto", "modal", "local")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was asked for in one place (a line, ``%config``, a project file, …). ``None``: nothing was said."""
+
+    gpu: Gpu | None = None
+    cpu: float | None = None
+    memory_mib: int | None = None
+    image: str | None = None
+    volume: str | None = None
+    repo: str | None = None
+    app: str | None = None
+    secrets: tuple[str, ...] | None = None
+    timeout_s: int | None = None
+    ray: bool | None = None
+    backend: str | None = None
+    session: str | None = None
+    idle_timeout_s: int | None = None
+    env: tuple[tuple[str, str], ...] | None = None
+    workdir: str | None = None
+    out: str | None = None
+    err: str | None = None
+    raise_error: bool | None = None
+    errexit: bool | None = None
+    dry_run: bool | None = None
+    help: bool | None = None
+
+    def has_spec(self) -> bool:
+        """Whether any option of the session's spec was given."""
+        return any(getattr(self, o.field) is not None for o in OPTIONS if o.scope == SESSION)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. ``metavar`` is None for a switch, which sets ``constant``; ``repeats`` collects a tuple.
+
+    ``read`` makes the value of the flag and the text behind it; it raises OptionError.
+    """
+
+    flag: str
+    field: str
+    scope: str
+    help: str
+    metavar: str | None = None
+    read: Callable[[str, str], Any] = values.text
+    constant: bool = True
+    repeats: bool = False
+    short: str | None = None
+
+
+def _gpu(flag: str, text: str) -> Gpu:
+    del flag  # parse_gpu names it: a GPU comes from --gpu alone
+    return parse_gpu(text)
+
+
+def _backend(flag: str, text: str) -> str:
+    if text not in BACKENDS:
+        raise OptionError(f"{flag} {text}: it is one of {', '.join(BACKENDS)}")
+    return text
+
+
+_DURATION = "SECONDS|30m|4h"
+OPTIONS: tuple[Option, ...] = (
+    Option("--gpu", "gpu", SESSION, "GPU type and count, or none", "L4|A100:4|none", _gpu),
+    Option("--cpu", "cpu", SESSION, "CPU cores", "CORES", values.cpu_cores),
+    Option("--memory", "memory_mib", SESSION, "memory, in MiB or as 32GiB", "SIZE", values.memory_mib),
+    Option("--image", "image", SESSION, "container image", "REF"),
+    Option("--volume", "volume", SESSION, "volume at /root/data", "NAME", values.object_name),
+    Option("--repo", "repo", SESSION, "SkyRL checkout, or none", "PATH|none"),
+    Option("--app", "app", SESSION, "Modal app", "NAME", values.object_name),
+    Option("--secret", "secrets", SESSION, "Modal secret (repeats)", "NAME", values.object_name, repeats=True),
+    Option("--timeout", "timeout_s", SESSION, "the container's longest life", _DURATION, values.duration_s),
+    Option("--no-ray", "ray", SESSION, "do not start Ray", constant=False),
+    Option("--ray", "ray", SESSION, "start Ray, where your settings say otherwise"),
+    Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
+    Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
+    Option("--idle-timeout", "idle_timeout_s", LIVE, "end it when idle for so long", _DURATION, values.duration_s),
+    Option("--env", "env", RUN, "environment variable (repeats)", "NAME=VALUE", values.env_pair, repeats=True),
+    Option("--workdir", "workdir", RUN, "folder to run in, relative to the checkout", "PATH"),
+    Option("--out", "out", RUN, "capture stdout in this variable, not shown", "VAR", values.variable_name),
+    Option("--err", "err", RUN, "capture stderr in this variable, not shown", "VAR", values.variable_name),
+    Option("--no-raise-error", "raise_error", RUN, "a failed run does not raise", constant=False),
+    Option("--errexit", "errexit", RUN, "stop at the first command that fails (bash -e)"),
+    Option("--dry-run", "dry_run", RUN, "print what would run, and touch nothing"),
+    Option("--help", "help", HELP, "this text", short="-h"),
+)
+BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
+#: A word as bash cuts them, quotes and all; one whose quote does not close goes on to the end.
+_WORD = re.compile(r"\s*(?P<word>(?=\S)(?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")*(?:['\"\\].*)?)", re.DOTALL)
+_QUOTED = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.)*)\"|\\(.)|([^\s'\"\\]+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A parsed magic line: its options and the rest, as it was written."""
+
+    given: Given
+    rest: str
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a line as :func:`parse_line` cuts them, with their quotes."""
+    return [match["word"] for match in _WORD.finditer(text)]
+
+
+def _unquote(flag: str, word: str) -> str:
+    if _QUOTED.sub("", word):
+        raise OptionError(f"{flag}: a quote in its value does not close")
+    parts = []
+    for single, double, escaped, plain in _QUOTED.findall(word):
+        parts.append(single or re.sub(r"\\([\"\\$`])", r"\1", double) or escaped or plain)
+    return "".join(parts)
+
+
+def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
+    """The error for a flag that is not there, with the nearest one that is."""
+    names = list(allowed)
+    begun = [name for name in names if len(flag) > len("--x") and name.startswith(flag)]
+    near = begun or difflib.get_close_matches(flag, names, n=1, cutoff=0.6)
+    return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
+
+
+def parse_line(text: str, *, scopes: Iterable[str] = (SESSION, LIVE, RUN, HELP)) -> Line:
+    """Read the options at the front of ``text``.
+
+    Args:
+        text: what follows the magic's name.
+        scopes: which options this magic takes; the others are unknown here.
+
+    Raises:
+        OptionError: an unknown option (with the nearest one), a missing or wrong value, a quote that does not close.
+    """
+    taken = set(scopes)
+    found, rest = read_options(text, [option for option in OPTIONS if option.scope in taken])
+    return Line(Given(**found), rest)
+
+
+def read_options(text: str, options: Iterable[Option]) -> tuple[dict[str, Any], str]:
+    """The values of the ``options`` at the front of ``text``, by field, and the rest as it was written.
+
+    Raises:
+        OptionError: as :func:`parse_line`.
+    """
+    allowed = {name: option for option in options for name in (option.flag, option.short) if name}
+    found: dict[str, Any] = {}
+    position = 0
+    while match := _WORD.match(text, position):
+        word = match["word"]
+        if word == "--":
+            position = match.end()
+            break
+        if not word.startswith("-") or word == "-":
+            break
+        position = match.end()
+        flag, equals, inline = word.partition("=")
+        option = allowed.get(flag)
+        if option is None:
+            raise unknown_flag(flag, allowed)
+        if option.metavar is None:
+            if equals:
+                raise OptionError(f"{flag} takes no value")
+            found[option.field] = option.constant
+            continue
+        if not equals:
+            value_match = _WORD.match(text, position)
+            if value_match is None:
+                raise OptionError(f"{flag} needs a value: {option.metavar}")
+            inline, position = value_match["word"], value_match.end()
+        _add(found, option, option.read(option.flag, _unquote(flag, inline)))
+    return found, text[position:].strip()
+
+
+def _add(found: dict[str, Any], option: Option, value: object) -> None:
+    if option.repeats:
+        found[option.field] = (*found.get(option.field, ()), value)
+    elif option.field in found:
+        raise OptionError(f"{option.flag} is given twice")
+    else:
+        found[option.field] = value
+
+
+def option_line(given: Given) -> str:
+    """The options that :func:`parse_line` reads as ``given``; what is None is left out."""
+    words = []
+    for option in OPTIONS:
+        value = getattr(given, option.field)
+        if option.metavar is None:
+            words += [option.flag] if value == option.constant else []
+        elif value is not None:
+            for item in value if option.repeats else (value,):
+                words += [option.flag, shlex.quote(_write(option, item))]
+    return " ".join(words)
+
+
+def _write(option: Option, value: Any) -> str:
+    if option.field in LIMITS:
+        return values.duration_text(value)
+    return "=".join(value) if isinstance(value, tuple) else str(value)
+
+
+def setting(name: str, value: object) -> tuple[str, Any]:
+    """A field and its checked value from a settings file's key (``idle-timeout``) and plain value.
+
+    Raises:
+        OptionError: an unknown key, or a value that the option of this name refuses.
+    """
+    flag = "--" + name.replace("_", "-")
+    persistent = {o.flag: o for o in OPTIONS if o.scope in (SESSION, LIVE)}
+    option = persistent.get(flag)
+    if option is None:
+        raise unknown_flag(flag, persistent)
+    if option.metavar is None:
+        if not isinstance(value, bool):
+            raise OptionError(f"{name} = {value!r}: give true or false")
+        return option.field, value if flag == "--ray" else (option.constant if value else None)
+    if option.repeats:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return option.field, tuple(option.read(option.flag, str(item)) for item in items)
+    return option.field, option.read(option.flag, str(value))
+
+
+def help_text(magic: str, summary: str, *, scopes: Iterable[str] = (SESSION, LIVE, RUN, HELP)) -> str:
+    """What ``-h`` prints."""
+    lines = [f"usage: {magic} [options]", "", textwrap.fill(summary, 100), ""]
+    for scope in scopes:
+        lines.append(f"{_SCOPES[scope]}:")
+        for option in (o for o in OPTIONS if o.scope == scope):
+            names = f"{option.short}, {option.flag}" if option.short else option.flag
+            lines.append(f"{f'  {names} {option.metavar or str()}':<36}{option.help}")
+    return "\n".join(lines)
+
+
+def merge(*layers: Given) -> Given:
+    """Combine layers, the strongest first: the first word on each field counts, limits take the smallest.
+
+    Timeouts are limits: a project file that says 1 h holds against a flag that says 2 h.
+    """
+    combined: dict[str, Any] = {}
+    for field in dataclasses.fields(Given):
+        said = [v for v in (getattr(layer, field.name) for layer in layers) if v is not None]
+        if said:
+            combined[field.name] = min(said) if field.name in LIMITS else said[0]
+    return Given(**combined)
+
+
+#: Fields that several layers bound together.
+LIMITS = frozenset({"timeout_s", "idle_timeout_s"})

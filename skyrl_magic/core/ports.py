@@ -1,0 +1,106 @@
+"""What the services need from a backend. ``cloud`` implements these; nothing here does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from skyrl_magic.core.spec import SessionSpec
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The checkout's files that are mounted into a new container."""
+
+    root: Path
+    paths: Collection[str]
+    """Relative paths, with ``/``; regular files only."""
+    manifest: bytes
+    """JSON ``{path: entry}`` of everything in the checkout (entries as in ``core.protocol.CheckoutState``)."""
+
+
+@dataclass(frozen=True)
+class SandboxRequest:
+    """A container to create."""
+
+    name: str
+    spec: SessionSpec
+    tags: Mapping[str, str]
+    command: Sequence[str]
+    agent: Path
+    """The agent's zipapp on this machine."""
+    upload: Upload | None = None
+
+
+class ByteStream(Protocol):
+    """The stdin and stdout of an exec in a container."""
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``. Raises BackendError."""
+        ...
+
+    def read(self) -> bytes:
+        """Block for the next bytes; ``b""`` at the end. Raises BackendError when the connection breaks."""
+        ...
+
+    def close(self) -> None:
+        """Give the stream up from any thread: a blocked ``read`` ends, and the process sees end of file."""
+        ...
+
+
+class Sandbox(Protocol):
+    """A running container."""
+
+    @property
+    def id(self) -> str:
+        """The backend's id."""
+        ...
+
+    def exec(self, args: Sequence[str]) -> ByteStream:
+        """Start a process in the container. Raises SessionLost when the container has ended."""
+        ...
+
+    def poll(self) -> int | None:
+        """The exit code of the container, or None while it runs."""
+        ...
+
+    def tags(self) -> Mapping[str, str]:
+        """The tags it was created with."""
+        ...
+
+    def last_output(self) -> str:
+        """The end of what the main process printed, for an error message. May be empty."""
+        ...
+
+    def terminate(self) -> None:
+        """End the container and wait for it; no error when it has ended."""
+        ...
+
+
+class Backend(Protocol):
+    """Where sandboxes come from."""
+
+    @property
+    def name(self) -> str:
+        """``modal`` or ``local``."""
+        ...
+
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> Sandbox:
+        """Create a container; ``on_phase`` hears ``image``, ``checkout``, ``container`` as each begins.
+
+        Raises:
+            AlreadyExists: a running sandbox of the app has this name.
+            NotFound: an image or a secret that is not there.
+            AuthError, BackendUnavailable, BackendError: see ``core.errors``.
+        """
+        ...
+
+    def find(self, app: str, name: str) -> Sandbox | None:
+        """The running sandbox of this name, or None."""
+        ...
+
+    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[Sandbox]:
+        """The running sandboxes of an app that have all of these tags."""
+        ...

@@ -1,0 +1,110 @@
+"""What a session needs, and what one run of it is asked to do. Frozen and checked before any I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.gpus import Gpu, parse_gpu
+
+DEFAULT_GPU = Gpu("L4", 1)
+DEFAULT_TIMEOUT_S = 3600
+DEFAULT_IDLE_TIMEOUT_S = 600
+DEFAULT_VOLUME = "skyrl-data"
+DEFAULT_APP = "my_skyrl_app"
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What a session needs. Same spec, owner and checkout: same session."""
+
+    backend: str
+    """``modal`` or ``local``."""
+    gpu: Gpu
+    image: str
+    volume: str
+    app: str
+    timeout_s: int
+    ray: bool
+    cpu: float | None = None
+    memory_mib: int | None = None
+    secrets: tuple[str, ...] = ()
+    repo: str = ""
+    """Absolute path of the checkout on the user's machine; empty for none."""
+
+    def to_tags(self) -> dict[str, str]:
+        """The spec as a sandbox's tags; what has no value is left out."""
+        texts = {f.name: _text(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {name: text for name, text in texts.items() if text}
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> SessionSpec:
+        """Read :meth:`to_tags`. Raises KeyError or ValueError where they are not ours."""
+        return cls(
+            backend=tags["backend"],
+            gpu=_gpu(tags["gpu"]),
+            image=tags["image"],
+            volume=tags["volume"],
+            app=tags["app"],
+            timeout_s=int(tags["timeout_s"]),
+            ray=tags["ray"] == "yes",
+            cpu=float(tags["cpu"]) if "cpu" in tags else None,
+            memory_mib=int(tags["memory_mib"]) if "memory_mib" in tags else None,
+            secrets=tuple(tags["secrets"].split(",")) if "secrets" in tags else (),
+            repo=tags.get("repo", ""),
+        )
+
+    def key(self, owner: str) -> str:
+        """16 hex digits that stand for this spec and owner."""
+        return hashlib.sha256(f"{owner}\n{sorted(self.to_tags().items())}".encode()).hexdigest()[:16]
+
+    def default_name(self, owner: str) -> str:
+        """The name of the session when the user gives none: readable, and the same for the same spec."""
+        return f"{str(self.gpu).lower().replace(':', 'x').replace('!', '')}-{self.key(owner)[:6]}"
+
+    def options(self) -> str:
+        """The spec as the options of a magic line, without those that have their default."""
+        words = [f"--gpu {self.gpu}"]
+        if self.cpu is not None:
+            words.append(f"--cpu {self.cpu:g}")
+        if self.memory_mib is not None:
+            words.append(f"--memory {self.memory_mib}")
+        if self.timeout_s != DEFAULT_TIMEOUT_S:
+            words.append(f"--timeout {self.timeout_s}")
+        if self.volume != DEFAULT_VOLUME:
+            words.append(f"--volume {self.volume}")
+        words += [f"--secret {name}" for name in self.secrets]
+        if not self.ray:
+            words.append("--no-ray")
+        return " ".join(words)
+
+
+def _gpu(text: str) -> Gpu:
+    try:
+        return parse_gpu(text)
+    except OptionError as error:
+        raise ValueError(str(error)) from None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One cell: its text, and how to run and show it."""
+
+    cell: str
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    out: str | None = None
+    err: str | None = None
+    raise_error: bool = True
+    errexit: bool = False

@@ -1,0 +1,97 @@
+"""Readers for the values of options and settings: text in, a checked value out, OptionError otherwise."""
+
+from __future__ import annotations
+
+import keyword
+import re
+
+from skyrl_magic.core.errors import OptionError
+
+#: Modal's bound on a sandbox's life (FACTS: at most 24 h).
+MAX_TIMEOUT_S = 24 * 3600
+#: What Modal gives a container that asks for nothing, and more than any of its machines has.
+MIN_CORES, MAX_CORES = 0.125, 256
+MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 4 * 1024 * 1024
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
+_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>mib|mb|m|gib|gb|g)?", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SECRET_WORDS = re.compile(
+    r"(^|_)(secret|token|password|passwd|passphrase|api_?key|access_?key|secret_?key|private_?key|credentials?)(_|$)",
+    re.IGNORECASE,
+)
+_SECRET_VALUES = re.compile(r"(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|ghp_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def text(flag: str, text: str) -> str:
+    """Any text that is not blank."""
+    if not text.strip():
+        raise OptionError(f"{flag}: the value is empty")
+    return text
+
+
+def duration_s(flag: str, text: str) -> int:
+    """``3600``, ``90s``, ``30m`` or ``4h`` as seconds, from 1 s to 24 h."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match["number"]) * _SECONDS[match["unit"]] if match else 0.0
+    if not 1 <= seconds <= MAX_TIMEOUT_S:
+        raise OptionError(f"{flag} {text}: give 1 s to 24 h, as in 3600, 90s, 30m or 4h")
+    return int(seconds)
+
+
+def duration_text(duration_s: int) -> str:
+    """What :func:`duration_s` reads as this: ``90s``, ``30m`` or ``4h``."""
+    for unit in ("h", "m"):
+        if duration_s % _SECONDS[unit] == 0:
+            return f"{duration_s // _SECONDS[unit]}{unit}"
+    return f"{duration_s}s"
+
+
+def memory_mib(flag: str, text: str) -> int:
+    """``16384`` (MiB, as for Modal), ``16GiB`` or ``512M`` as MiB."""
+    match = _MEMORY.fullmatch(text.strip())
+    size = float(match["number"]) * (1024 if (match["unit"] or "m")[0].lower() == "g" else 1) if match else 0.0
+    if not MIN_MEMORY_MIB <= size <= MAX_MEMORY_MIB:
+        raise OptionError(f"{flag} {text}: give MiB or a size from {MIN_MEMORY_MIB} MiB up, as in 32768 or 32GiB")
+    return int(size)
+
+
+def cpu_cores(flag: str, text: str) -> float:
+    """Cores, fractions allowed (Modal's unit)."""
+    try:
+        cores = float(text)
+    except ValueError:
+        cores = 0.0
+    if not MIN_CORES <= cores <= MAX_CORES:
+        raise OptionError(f"{flag} {text}: give cores from {MIN_CORES} to {MAX_CORES}, as in 4 or 0.5")
+    return cores
+
+
+def object_name(flag: str, text: str) -> str:
+    """A name that Modal takes for an app, a volume, a secret or a sandbox."""
+    if not _NAME.fullmatch(text):
+        raise OptionError(
+            f"{flag} {text}: a name is 1 to 64 letters, digits, '.', '_', '-', and begins with one of the first two"
+        )
+    return text
+
+
+def variable_name(flag: str, text: str) -> str:
+    """A Python variable."""
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise OptionError(f"{flag} {text}: {text!r} is not a variable name")
+    return text
+
+
+def env_pair(flag: str, text: str) -> tuple[str, str]:
+    """``NAME=VALUE``; refuses what looks like a secret, which would be stored in the notebook."""
+    name, equals, value = text.partition("=")
+    if not equals or not _ENV_NAME.fullmatch(name):
+        raise OptionError(f"{flag} {name}: give NAME=VALUE")
+    if _SECRET_WORDS.search(name) or _SECRET_VALUES.search(value):
+        raise OptionError(
+            f"{flag} {name}=…: this looks like a secret and would stay in the notebook; "
+            f"keep it with `modal secret create NAME {name}=…` and use --secret NAME"
+        )
+    return name, value

@@ -1,0 +1,121 @@
+"""Composition root of the extension: config → backends → services → magics, and their clean-up.
+
+Everything heavy (the modal client, the loopback server) is imported by the first magic that needs it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from skyrl_magic.core.imports import import_whole
+from skyrl_magic.ui.magics import SkyRLMagic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from skyrl_magic.core.ports import Backend
+    from skyrl_magic.loopback.daemon import ServerAddress
+    from skyrl_magic.ui.notebook import Services
+
+_ATTRIBUTE = "skyrl_magic"
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics and their completions; a second load changes nothing."""
+    from skyrl_magic.ui.completion import register
+
+    if getattr(shell, _ATTRIBUTE, None) is not None:
+        return
+    magics = SkyRLMagic(shell, make_services)
+    shell.register_magics(magics)
+    register(shell, magics)
+    setattr(shell, _ATTRIBUTE, magics)
+    atexit.register(magics.close)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Remove the magics and close the channels; sessions and runs go on."""
+    from skyrl_magic.ui.completion import unregister
+
+    magics = getattr(shell, _ATTRIBUTE, None)
+    if magics is None:
+        return
+    magics.close()
+    atexit.unregister(magics.close)
+    unregister(shell, magics)
+    for kind, names in magics.magics.items():
+        for name in names:
+            shell.magics_manager.magics[kind].pop(name, None)
+    if magics in shell.configurables:
+        shell.configurables.remove(magics)
+    setattr(shell, _ATTRIBUTE, None)
+
+
+def make_services() -> Services:
+    """The services over both backends, each of which is made when it is first asked for."""
+    from skyrl_magic.service.runs import RunService
+    from skyrl_magic.service.sessions import SessionService
+    from skyrl_magic.ui.notebook import Services
+
+    backends: dict[str, Backend] = {}
+
+    def backend(name: str) -> Backend:
+        if name not in backends:
+            import_whole("skyrl_magic.cloud.sandboxes")
+            backends[name] = _local_backend() if name == "local" else _modal_backend()
+        return backends[name]
+
+    return Services(SessionService(backend, _build_agent), RunService(), auto_backend)
+
+
+def auto_backend() -> str:
+    """``modal`` where a Modal account is set up, else ``local``."""
+    import_whole("skyrl_magic.cloud.client")
+    from skyrl_magic.cloud.client import has_account
+
+    return "modal" if has_account() else "local"
+
+
+def _modal_backend() -> Backend:
+    from skyrl_magic.cloud.client import account_client
+    from skyrl_magic.cloud.sandboxes import ModalBackend
+
+    return ModalBackend("modal", account_client())
+
+
+def _local_backend() -> Backend:
+    """The backend on this machine; its server is started, and started again when it has gone."""
+    from skyrl_magic.cloud.client import server_client
+    from skyrl_magic.cloud.sandboxes import ModalBackend
+    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, PREFIXES_VARIABLE
+
+    server = _ensure_server()
+    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it.
+    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK}
+    # The server may have been started from another environment; cells have the Python of this notebook.
+    env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
+    client = server_client(server.url, server.token_id, server.token_secret)
+    return ModalBackend("local", client, env, ensure=_ensure_server)
+
+
+def _ensure_server() -> ServerAddress:
+    """The local server; one that is started again takes its old port and token, so that clients of it stay good."""
+    from skyrl_magic.core.errors import BackendUnavailable
+    from skyrl_magic.loopback.daemon import LoopbackError, ensure_server
+
+    try:
+        return ensure_server()
+    except (OSError, LoopbackError) as error:
+        lines = str(error).splitlines()  # the last one is the server's own error
+        raise BackendUnavailable("; ".join(dict.fromkeys((lines[0], lines[-1])))) from error
+
+
+def _build_agent() -> Path:
+    from skyrl_magic.agent.build import build_agent
+
+    return build_agent()

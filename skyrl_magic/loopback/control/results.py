@@ -1,0 +1,22 @@
+"""How a sandbox ended, in Modal's terms."""
+
+from __future__ import annotations
+
+from modal_proto import api_pb2
+
+from skyrl_magic.loopback.runtime.sandbox import Sandbox
+
+_Status = api_pb2.GenericResult
+
+
+def result_of(sandbox: Sandbox) -> api_pb2.GenericResult | None:
+    """How the sandbox ended; None while it lives."""
+    end = sandbox.exit
+    if end is None:
+        return None
+    if end.reason == "timeout":
+        return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TIMEOUT, exitcode=124)
+    if end.reason in ("terminated", "lost"):
+        return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TERMINATED, exitcode=137, exception=end.error)
+    success = _Status.GENERIC_STATUS_SUCCESS if end.returncode == 0 else _Status.GENERIC_STATUS_FAILURE
+    return api_pb2.GenericResult(status=success, exitcode=end.returncode, exception=end.error)

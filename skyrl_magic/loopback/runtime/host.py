@@ -1,0 +1,143 @@
+"""What of this machine a sandbox sees, and which programs make sandboxes here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from skyrl_magic.loopback.runtime import programs
+
+#: Directories of the system that every sandbox sees, read-only.
+SYSTEM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys", "/nix")
+#: Devices of a GPU, where the machine has one; the last is WSL2's.
+GPU_DEVICES = ("nvidia*", "dri", "dxg")
+#: The system's folder for such files (FHS 3.0, 5.9).
+LOCK_DIR = Path("/run/lock")
+#: Variables of the machine's network that programs in a sandbox need just as those outside do.
+NETWORK_VARIABLES = (
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"),
+    *("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"),
+)
+#: What root in a sandbox may do: Docker's default set without device nodes, plus reading its own processes.
+CAPABILITIES = (
+    *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
+    *("net_bind_service", "net_raw", "sys_chroot", "sys_ptrace", "audit_write", "setfcap"),
+)
+
+
+class HostError(Exception):
+    """This machine cannot run sandboxes; ``str()`` says in one line what to do."""
+
+
+def require_programs() -> None:
+    """Check that sandboxes can be made here.
+
+    Raises:
+        HostError: A program is missing; the message names its package.
+    """
+    if sys.platform != "linux":
+        raise HostError("the local backend needs Linux: use WSL2 or a Linux machine, or --backend modal")
+    for program, package in (("bwrap", "bubblewrap"), ("nsenter", "util-linux"), ("setpriv", "util-linux")):
+        if programs.find(program) is None:
+            raise HostError(f"the local backend needs {program}: sudo apt-get install {package}")
+
+
+def is_root() -> bool:
+    """Whether sandboxes run with root's rights, and not in a user namespace."""
+    return os.geteuid() == 0
+
+
+def network_problem() -> str:
+    """Why sandboxes have no outbound network here, or an empty string."""
+    if programs.find("slirp4netns") is None:
+        return "slirp4netns is not installed (sudo apt-get install slirp4netns)"
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return "/dev/net/tun cannot be opened"
+    return ""
+
+
+def machine_lock() -> Path:
+    """A file that all sandboxes of this user share, to take turns at what this machine cannot do twice at once."""
+    # Not below TMPDIR where it can be helped: the turns are the machine's, whatever a process has there.
+    folder = LOCK_DIR if os.access(LOCK_DIR, os.W_OK) else Path(tempfile.gettempdir())
+    path = folder / f"skyrl_loopback-{os.geteuid()}.lock"
+    # Others may write to the folder too: no link of theirs is followed.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    return path
+
+
+def outermost(prefixes: Sequence[Path]) -> list[Path]:
+    """The folders that must be shown for these to be seen, under both their names; none lies inside another."""
+    names = set(prefixes)
+    found: list[Path] = []
+    for prefix in sorted(names | {name.resolve() for name in names}):
+        if not any(prefix.is_relative_to(folder) for folder in [*found, *map(Path, SYSTEM_DIRS)]):
+            found.append(prefix)
+    return found
+
+
+def system_env() -> dict[str, str]:
+    """The environment that every sandbox starts from, before its image and its secrets."""
+    env = {name: os.environ[name] for name in NETWORK_VARIABLES if name in os.environ}
+    return {**env, "HOME": "/root", "LANG": "C.UTF-8", "PATH": programs.SYSTEM_PATH}
+
+
+def binds(prefixes: Sequence[Path]) -> list[str]:
+    """Bubblewrap's arguments for the parts of the machine that a sandbox sees, in the order they are mounted.
+
+    Args:
+        prefixes: Folders of the sandbox's Python.
+    """
+    arguments: list[str] = []
+    for name in SYSTEM_DIRS:
+        folder = Path(name)
+        if folder.is_symlink():
+            arguments += ["--symlink", str(folder.readlink()), name]
+        elif folder.is_dir():
+            arguments += ["--ro-bind", name, name]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for pattern in GPU_DEVICES:
+        for device in sorted(Path("/dev").glob(pattern)):
+            arguments += ["--dev-bind", str(device), str(device)]
+    for prefix in outermost(prefixes):
+        arguments += ["--ro-bind", str(prefix), str(prefix)]
+    return arguments
+
+
+def namespace_arguments() -> list[str]:
+    """Bubblewrap's arguments for the namespaces and the rights in them.
+
+    ``--as-pid-1``: else bubblewrap's own reaper outlives the main process, and with it everything else. Never
+    ``--die-with-parent``: a sandbox outlives whoever started it.
+    """
+    arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--new-session"]
+    if not is_root():
+        return [*arguments, "--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL"]
+    arguments += ["--cap-drop", "ALL"]
+    for name in CAPABILITIES:
+        arguments += ["--cap-add", f"CAP_{name.upper()}"]
+    return arguments
+
+
+def enter_command(child_pid: int) -> list[str]:
+    """The words in front of a command that runs it in the sandbox whose first process is ``child_pid``."""
+    enter = [programs.find("nsenter") or "nsenter", "--target", str(child_pid)]
+    if not is_root():
+        enter += ["--user", "--preserve-credentials"]
+    enter += ["--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+    if is_root():
+        allowed = ",".join(f"+{name}" for name in CAPABILITIES)
+        # The sandbox sees it by its real name only: a folder on PATH may be hidden in there.
+        setpriv = Path(programs.find("setpriv") or "/usr/bin/setpriv").resolve()
+        enter += [str(setpriv), f"--bounding-set=-all,{allowed}", "--inh-caps=-all"]
+    return enter
+
+
+def resolv_conf_target() -> Path:
+    """Where the container must find its resolver's configuration: the machine's may be a symlink."""
+    return Path(os.path.realpath("/etc/resolv.conf"))

@@ -1,0 +1,356 @@
+"""The control channel to one session: requests and their answers, and the output of watched runs.
+
+The channel is disposable. When its exec breaks, another one is opened and each watched run goes on at the byte where
+it stopped; requests that were under way fail with :class:`ChannelBroken` and can be sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
+from skyrl_magic.core.ports import ByteStream
+from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
+from skyrl_magic.service.watch import Lost, Watch, payload_bytes
+
+#: How often an action is begun before a connection that breaks each time is given up.
+TRIES = 3
+
+M = TypeVar("M", bound=protocol.Message)
+T = TypeVar("T")
+
+Reply = queue.SimpleQueue[protocol.Message | Exception]
+
+
+class Channel:
+    """A context manager around the exec of ``attach``; it is open after :meth:`open`.
+
+    Args:
+        connect: starts the exec of the agent's ``attach``. Raises SessionLost when the container has ended.
+        on_status: hears each status that the session pushes (Ray's start), and where it stands after a reconnection.
+        timing: how patient it is.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], ByteStream],
+        on_status: Callable[[protocol.Status], None] = lambda _: None,
+        timing: Timing | None = None,
+    ) -> None:
+        self._connect = connect
+        self._on_status = on_status
+        self._timing = timing or Timing()
+        self._client_id = secrets.token_hex(8)
+        self._requests = itertools.count(1)
+        self._replies: dict[int, Reply] = {}
+        self._watches: dict[str, Watch] = {}
+        self._state = threading.Lock()
+        self._connection: Connection | None = None
+        self._welcomed: queue.SimpleQueue[protocol.Welcome | Exception] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._connected = threading.Event()
+        self._tries = 0  # to open it again, since the agent last answered
+        self._pong_at = time.monotonic()
+        self.welcome = protocol.Welcome()
+        self.lost: SessionLost | None = None
+
+    def open(self) -> protocol.Welcome:
+        """Connect and greet.
+
+        Raises:
+            SessionLost: the container ended, or its agent does not answer. SessionError: it speaks another version.
+        """
+        self._connection = Connection(self._connect())
+        try:
+            threading.Thread(target=self._read_forever, name="skyrl-channel", daemon=True).start()
+            with contextlib.suppress(ChannelBroken):  # the reader opens another one and greets there
+                self._connection.write(protocol.Hello(client_id=self._client_id))
+            welcome = self._greeting()
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._ping_forever, name="skyrl-ping", daemon=True).start()
+        return welcome
+
+    def _greeting(self) -> protocol.Welcome:
+        timeout_s = self._timing.attach_timeout_s
+        try:
+            answer = self._welcomed.get(timeout=timeout_s)
+        except queue.Empty:
+            raise SessionLost(f"the session's agent did not answer in {timeout_s:.0f} s") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Leave; runs go on."""
+        self._closed.set()
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+        self._connected.set()  # who waits for a connection hears that there will be none
+
+    @property
+    def alive(self) -> bool:
+        """Whether the session can be asked: open, and the container not known to be gone."""
+        return not self._closed.is_set() and self.lost is None
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Wait until a broken connection is open again.
+
+        Raises:
+            SessionLost: the container is gone. SessionError: after ``timeout_s``, or the channel is closed.
+        """
+        if not self._connected.wait(timeout_s):
+            raise SessionError(f"the connection to the session did not come back in {timeout_s:.0f} s")
+        if self.lost is not None:
+            raise self.lost
+        if self._closed.is_set():
+            raise ChannelBroken("the channel to the session is closed")
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do what can be done again: when the connection breaks meanwhile, wait for the next one and repeat it.
+
+        Raises:
+            SessionLost: the container is gone. ChannelBroken: it broke :data:`TRIES` times.
+        """
+        for _ in range(TRIES - 1):
+            try:
+                return action()
+            except ChannelBroken:
+                self.wait_connected(self._timing.reconnect_timeout_s)
+        return action()
+
+    def request(
+        self,
+        make: Callable[[int], protocol.Message],
+        reply: type[M],
+        timeout_s: float = 60.0,
+        also: protocol.Message | None = None,
+    ) -> M:
+        """Send ``make(request number)``, with ``also`` right behind it, and wait for its answer.
+
+        Raises:
+            ChannelBroken: the connection broke meanwhile. SessionLost: the container is gone.
+            SessionError: the session refused, or did not answer in time.
+        """
+        number, replies = self._register()
+        try:
+            self._write(make(number), *([also] if also else []))
+            answer = replies.get(timeout=timeout_s)
+        except queue.Empty:
+            raise SessionError(f"the session did not answer in {timeout_s:.0f} s") from None
+        finally:
+            self._forget(number)
+        return checked(answer, reply)
+
+    def read_journal(self, run_id: str, stream: str, start: int, end: int, sink: Callable[[bytes], object]) -> None:
+        """Hand the bytes ``[start, end)`` of a run's stream to ``sink``, part by part (``end`` -1: all there is).
+
+        Raises:
+            SessionError: no such run, or a broken channel.
+        """
+        number, replies = self._register()
+        try:
+            self._write(protocol.ReadJournal(number, run_id, stream, start, end))
+            while True:
+                try:
+                    data = checked(replies.get(timeout=60.0), protocol.JournalData)
+                except queue.Empty:
+                    raise SessionError("the session did not answer in 60 s") from None
+                if data.payload:
+                    sink(payload_bytes(data))
+                if data.last:
+                    return
+        finally:
+            self._forget(number)
+
+    def send(self, message: protocol.Message) -> None:
+        """Send a frame that has no answer. Raises ChannelBroken or SessionLost."""
+        self._write(message)
+
+    def add_watch(self, request: protocol.WatchRun) -> Watch:
+        """Make ready for a run's frames; they come once :meth:`Watch.resume` was sent. Raises SessionLost."""
+        watch = Watch(request)
+        with self._state:
+            if self.lost is not None:
+                raise self.lost
+            self._watches[watch.run_id] = watch
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """Stop watching; the run goes on."""
+        with self._state:
+            self._watches.pop(watch.run_id, None)
+        if not watch.ended:
+            with contextlib.suppress(SessionError):
+                self._write(protocol.UnwatchRun(watch.run_id))
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _register(self) -> tuple[int, Reply]:
+        number = next(self._requests)
+        replies: Reply = queue.SimpleQueue()
+        with self._state:
+            if self.lost is not None:
+                raise self.lost
+            self._replies[number] = replies
+        return number, replies
+
+    def _forget(self, number: int) -> None:
+        with self._state:
+            self._replies.pop(number, None)
+
+    def _write(self, *messages: protocol.Message, patience_s: float = -1) -> None:
+        connection = self._connection
+        if self._closed.is_set() or connection is None:
+            raise ChannelBroken("the channel to the session is closed")
+        try:
+            connection.write(*messages, patience_s=patience_s)
+        except BaseException:  # the reader sees the end too, and opens another one
+            with self._state:
+                if connection is self._connection and not self._closed.is_set():
+                    self._connected.clear()
+            raise
+
+    def _read_forever(self) -> None:
+        """Reader thread: frames until the stream ends, then the next stream, until closed or lost."""
+        while True:
+            reason = self._read_stream()
+            if not self._closed.is_set():
+                self._connected.clear()
+                self._fail_requests(ChannelBroken(f"the connection to the session broke: {reason}"))
+                error = self._reopen(reason)
+                if error is not None:
+                    self._lose(error)
+                    return
+            if self._closed.is_set():
+                self._leave()
+                return
+
+    def _read_stream(self) -> str:
+        """Take frames until the stream ends; why it did. What the container sends is untrusted."""
+        decoder = protocol.FrameDecoder()
+        connection = self._connection
+        if connection is None:
+            return "not connected"
+        try:
+            while data := connection.read():
+                for message in decoder.feed(data):
+                    self._dispatch(message)
+        except (BackendError, SessionError, protocol.ProtocolError) as error:
+            return str(error)
+        except (TypeError, ValueError, KeyError) as error:
+            return f"a frame has a wrong field: {error}"
+        finally:
+            connection.close()
+        return "the agent left"
+
+    def _reopen(self, reason: str) -> SessionLost | None:
+        """Connect again and resume the watches; the error when the container is gone for good."""
+        pauses_s = self._timing.reopen_pauses_s
+        while self._tries < len(pauses_s):
+            pause_s = pauses_s[self._tries]
+            self._tries += 1
+            if self._closed.wait(pause_s):
+                return None
+            try:
+                connection = Connection(self._connect())
+                with self._state:
+                    self._connection = connection
+                    self._pong_at = time.monotonic()
+                    watches = [w for w in self._watches.values() if not w.ended]
+                # The status again: Ray may have come up while nobody listened.
+                hello, status = protocol.Hello(client_id=self._client_id), protocol.GetStatus()
+                connection.write(hello, status, *(watch.resume() for watch in watches))
+            except SessionLost as error:
+                return error
+            except (BackendError, ChannelBroken) as error:
+                reason = str(error)
+            else:
+                if self._closed.is_set():  # meanwhile: close() has seen the one before
+                    connection.close()
+                return None
+        return SessionLost(
+            f"the session cannot be reached any more ({reason}); its runs may go on: %skyrl_sessions shows it"
+        )
+
+    def _dispatch(self, message: protocol.Message) -> None:
+        number = getattr(message, "request", 0)
+        run_id = getattr(message, "run_id", "")
+        if isinstance(message, protocol.Pong):
+            self._pong_at = time.monotonic()
+        elif isinstance(message, protocol.Welcome):
+            self._greeted(message)
+        elif isinstance(message, protocol.Status) and number == 0:
+            self._on_status(message)
+        elif number:
+            with self._state:
+                replies = self._replies.get(number)
+            if replies is not None:
+                replies.put(message)
+        elif run_id:
+            with self._state:
+                watch = self._watches.get(run_id)
+            if watch is not None:
+                watch.put(message)
+
+    def _greeted(self, welcome: protocol.Welcome) -> None:
+        if welcome.version != protocol.VERSION:
+            self._welcomed.put(
+                SessionError(
+                    f"session {welcome.session} runs version {welcome.version} of the agent and this is version "
+                    f"{protocol.VERSION}: end it with %skyrl_stop {welcome.session} and run the cell again"
+                )
+            )
+            return
+        self.welcome = welcome
+        self._tries = 0
+        self._connected.set()
+        self._welcomed.put(welcome)
+
+    def _fail_requests(self, error: Exception) -> None:
+        with self._state:
+            waiting = list(self._replies.values())
+        for replies in waiting:
+            replies.put(error)
+
+    def _lose(self, error: SessionLost) -> None:
+        with self._state:
+            self.lost = error
+            self._connected.set()
+        self._fail_requests(error)
+        self._welcomed.put(error)
+        self._end_watches(error)
+
+    def _leave(self) -> None:
+        self._connected.set()
+        self._fail_requests(ChannelBroken("the channel was closed"))
+        self._end_watches(SessionLost("this notebook has left the session; %skyrl_sessions shows whether it runs"))
+
+    def _end_watches(self, error: SessionLost) -> None:
+        with self._state:
+            watches = list(self._watches.values())
+        for watch in watches:
+            watch.events.put(Lost(error))
+
+    def _ping_forever(self) -> None:
+        interval_s = self._timing.ping_interval_s
+        for number in itertools.count(1):
+            if self._closed.wait(interval_s) or self.lost is not None:
+                return
+            connection = self._connection
+            if time.monotonic() - self._pong_at > self._timing.pong_timeout_s and connection is not None:
+                self._pong_at = time.monotonic()
+                connection.close()  # the reader sees the end and opens another one
+                continue
+            with contextlib.suppress(SessionError):  # a writer that is stuck must not keep this from seeing it
+                self._write(protocol.Ping(number), patience_s=interval_s)

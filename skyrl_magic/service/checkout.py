@@ -1,0 +1,272 @@
+"""The user's SkyRL checkout: find it, list what belongs to it, read its files consistently."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pathspec
+
+from skyrl_magic.core import contract
+from skyrl_magic.core.errors import CheckoutError
+from skyrl_magic.core.protocol import CHUNK_BYTES
+from skyrl_magic.service.changes import ChangeWatch
+
+#: An entry of a manifest, as in ``core.protocol.CheckoutState``: a file, a symlink or an empty directory.
+Entry = tuple[str, int, str, int] | tuple[str, str] | tuple[str, int]
+Manifest = dict[str, Entry]
+#: Above this a line names the largest folders (DESIGN §4). In bytes.
+LARGE_BYTES = 200 * 1024 * 1024
+#: A file changed so shortly before it was hashed may change again within the file system's time stamp, unseen.
+_RACY_NS = 2_000_000_000
+_READ_TRIES = 5
+#: What a path raises that was deleted, or became something else, since it was listed.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+_Signature = tuple[int, int, int, int, int]
+_Known = tuple[_Signature, str]
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A SkyRL checkout on the user's machine. ``old_layout``: the project lies in ``skyrl-train/``."""
+
+    root: Path
+    old_layout: bool
+
+    @property
+    def workdir(self) -> str:
+        """The working directory in the container."""
+        below = f"/{contract.TRAIN_SUBDIR}" if self.old_layout else ""
+        return contract.CHECKOUT_DIR + below
+
+
+def _recognise(folder: Path) -> Checkout | None:
+    """The rule of FACTS: ``skyrl-gym`` marks the root, ``skyrl-train/pyproject.toml`` the old layout."""
+    if not (folder / "skyrl-gym").is_dir():
+        return None
+    return Checkout(folder, (folder / contract.TRAIN_SUBDIR / "pyproject.toml").is_file())
+
+
+def find_checkout(folder: Path) -> Checkout | None:
+    """The checkout that holds ``folder``, from there upwards, or None.
+
+    ``skyrl-train/skyrl-gym`` is a symlink to the one beside it in the old layout, so a match there is its parent's.
+    """
+    for parent in (folder, *folder.parents):
+        found = _recognise(parent)
+        if found is not None:
+            above = _recognise(parent.parent) if parent.name == contract.TRAIN_SUBDIR else None
+            return above or found
+    return None
+
+
+def open_checkout(path: Path) -> Checkout:
+    """The checkout at ``path``, or above it where ``path`` is inside one.
+
+    Raises:
+        CheckoutError: there is no such folder, or no checkout.
+    """
+    if not path.is_dir():
+        raise CheckoutError(f"--repo {path}: there is no such folder")
+    found = find_checkout(path)
+    if found is None:
+        raise CheckoutError(f"--repo {path}: no SkyRL checkout (with a folder skyrl-gym); --repo none runs without one")
+    return found
+
+
+@dataclass
+class Scan:
+    """One look at a checkout."""
+
+    manifest: Manifest
+    size_bytes: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+class CheckoutReader:
+    """Lists and reads a checkout; keeps hashes of files that have not changed since."""
+
+    def __init__(self, checkout: Checkout) -> None:
+        self.checkout = checkout
+        self._hashes: dict[str, _Known] = {}
+        self._changes: ChangeWatch | None = None
+        self._last: Scan | None = None
+
+    def watch(self) -> None:
+        """Let the kernel tell when nothing has changed, so that :meth:`scan` need not look; :meth:`close` ends it."""
+        if self._changes is None:
+            self._changes = ChangeWatch()
+
+    def close(self) -> None:
+        """Stop watching the checkout; it can still be read."""
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
+
+    def scan(self) -> Scan:
+        """What the checkout holds now: stat for all, hashes only for what changed.
+
+        Where the kernel says that nothing has changed, the scan before is returned: the same object.
+
+        Raises:
+            CheckoutError: the folder is gone, or a file keeps changing while it is read.
+        """
+        if self._changes is not None:
+            if self._last is not None and self._changes.quiet():
+                return self._last
+            self._changes.begin(self.checkout.root)
+        result = Scan({})
+        hashes: dict[str, _Known] = {}
+        if not self.checkout.root.is_dir():
+            raise CheckoutError(f"the checkout {self.checkout.root} is gone")
+        ignore = self._ignore_spec()
+        for path, info, target in self._walk(str(self.checkout.root), "", ignore, result):
+            if target is not None:
+                result.manifest[path] = ("l", target)
+            elif stat.S_ISDIR(info.st_mode):
+                result.manifest[path] = ("d", stat.S_IMODE(info.st_mode))
+            else:
+                self._file(path, info, hashes, result)
+        self._hashes = hashes
+        self._last = result
+        return result
+
+    def _file(self, path: str, info: os.stat_result, hashes: dict[str, _Known], result: Scan) -> None:
+        signature = _signature(info)
+        known = self._hashes.get(path)
+        try:
+            if known is None or known[0] != signature:
+                known = self._hash(path)
+        except GONE:
+            return  # since it was listed: the next scan agrees
+        except OSError:
+            result.unreadable.append(path)
+            return
+        signature = known[0]
+        # The change time too: a tool that sets an old modification time (tar, rsync) can do so twice within a tick.
+        if time.time_ns() - max(signature[1], signature[4]) > _RACY_NS:
+            hashes[path] = known
+        result.manifest[path] = _entry(known)
+        result.size_bytes += signature[0]
+
+    def _hash(self, path: str) -> _Known:
+        return next(part for part in self._parts(path) if isinstance(part, tuple))
+
+    def read(self, path: str) -> Iterator[bytes | Entry]:
+        """The chunks of a file, then the entry that holds for exactly these bytes.
+
+        A file that changes meanwhile is read again: ``b""`` says that what came before does not count.
+
+        Raises:
+            CheckoutError: it changes all the time. OSError: it is gone, or unreadable.
+        """
+        for part in self._parts(path):
+            yield _entry(part) if isinstance(part, tuple) else part
+
+    def _parts(self, path: str) -> Iterator[bytes | _Known]:
+        """As :meth:`read`, with the file's signature and hash at the end."""
+        for _ in range(_READ_TRIES):
+            with (self.checkout.root / path).open("rb") as file:
+                before = _signature(os.fstat(file.fileno()))
+                digest = hashlib.sha256()
+                left_bytes = before[0]  # no more: a file that grows as fast as it is read has no end
+                while chunk := file.read(min(left_bytes, CHUNK_BYTES)):
+                    digest.update(chunk)
+                    left_bytes -= len(chunk)
+                    yield chunk
+                after = _signature(os.fstat(file.fileno()))
+            if after == before:
+                yield before, digest.hexdigest()
+                return
+            yield b""
+        raise CheckoutError(
+            f"{path} changes all the time while it is read: close its writer, or put it in .skyrlignore"
+        )
+
+    def _ignore_spec(self) -> pathspec.GitIgnoreSpec | None:
+        try:
+            text = (self.checkout.root / contract.IGNORE_FILE).read_text(encoding="utf-8")
+            return pathspec.GitIgnoreSpec.from_lines(text.splitlines())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, re.error) as error:  # pathspec lets the last one through
+            raise CheckoutError(f"{contract.IGNORE_FILE} cannot be read: {error}") from None
+
+    def _walk(
+        self, folder: str, prefix: str, ignore: pathspec.GitIgnoreSpec | None, result: Scan
+    ) -> Iterator[tuple[str, os.stat_result, str | None]]:
+        """Yield path, stat and symlink target of what is kept: files, symlinks, and directories that are empty."""
+        if self._changes is not None:
+            self._changes.add(folder)
+        try:
+            entries = list(os.scandir(folder))
+        except GONE:
+            return
+        except OSError:
+            result.unreadable.append(prefix.rstrip("/") or ".")
+            return
+        kept = False
+        for entry in entries:
+            path = prefix + entry.name
+            is_dir = entry.is_dir(follow_symlinks=False)
+            if _ignored(entry.name) or (ignore is not None and ignore.match_file(path + "/" * is_dir)):
+                continue
+            if is_dir:
+                kept = True
+                yield from self._walk(entry.path, path + "/", ignore, result)
+                continue
+            found = _look(entry, path, result)
+            if found is not None:
+                kept = True
+                yield path, *found
+        if not kept and prefix:
+            with contextlib.suppress(*GONE):
+                yield prefix.rstrip("/"), Path(folder).stat(), None
+
+
+def _look(entry: os.DirEntry[str], path: str, result: Scan) -> tuple[os.stat_result, str | None] | None:
+    """The stat and the target of a file or a symlink; None for sockets, FIFOs, devices and what is gone."""
+    try:
+        info = entry.stat(follow_symlinks=False)
+        if stat.S_ISLNK(info.st_mode):
+            return info, os.readlink(entry.path)  # noqa: PTH115 - a Path would drop a "/" at the target's end
+    except GONE:
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # it was a symlink, and is none any more
+            result.unreadable.append(path)
+        return None
+    return (info, None) if stat.S_ISREG(info.st_mode) else None
+
+
+def _ignored(name: str) -> bool:
+    return name in contract.IGNORED_NAMES or name.endswith(contract.IGNORED_SUFFIXES)
+
+
+def _signature(info: os.stat_result) -> _Signature:
+    return (info.st_size, info.st_mtime_ns, info.st_ino, info.st_mode, info.st_ctime_ns)
+
+
+def _entry(known: _Known) -> Entry:
+    signature, digest = known
+    return ("f", stat.S_IMODE(signature[3]), digest, signature[0])
+
+
+def largest_folders(manifest: Manifest, count: int = 3) -> list[tuple[str, int]]:
+    """The top-level folders with the most bytes in them: (name, bytes), largest first."""
+    sizes: dict[str, int] = {}
+    for path, entry in manifest.items():
+        size_bytes = entry[-1]
+        if entry[0] == "f" and isinstance(size_bytes, int):
+            top = path.split("/", 1)[0]
+            sizes[top] = sizes.get(top, 0) + size_bytes
+    return sorted(sizes.items(), key=lambda item: -item[1])[:count]

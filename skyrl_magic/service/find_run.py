@@ -1,0 +1,63 @@
+"""Which session holds a run: also one that a notebook started before its kernel was restarted, or another notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import SessionError, UnknownRun
+from skyrl_magic.service import logs
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sessions import SessionRequest, SessionService
+
+Found = tuple[Session, protocol.RunSummary]
+
+
+def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> Found:
+    """A run and its session, which stays open.
+
+    Args:
+        sessions: joins sessions that run; none is started, and those without the run are left again.
+        request: what a cell without options asks for; that session is asked first, then all of the owner's.
+        run_id: the run's id; empty for the last run of the requested session.
+
+    Raises:
+        UnknownRun: there is no such run where it was looked for. SessionError, BackendError: one cannot ask.
+    """
+    if not run_id:
+        return _last_run(sessions, request)
+    first = request.name or sessions.default_name(request.spec)
+    names = sessions.running_names(request.spec.backend, request.spec.app)
+    silent = []
+    for name in sorted(names, key=lambda name: name != first):
+        try:
+            found = _run_of(sessions, dataclasses.replace(request, name=name, asked=frozenset()), run_id)
+        except SessionError:
+            silent.append(name)
+        else:
+            if found is not None:
+                return found
+    also = f" ({', '.join(silent)}: no answer)" if silent else ""
+    raise UnknownRun(f"no run {run_id} is known here: a log ends with its session; %skyrl_sessions shows yours{also}")
+
+
+def _last_run(sessions: SessionService, request: SessionRequest) -> Found:
+    session = sessions.join(dataclasses.replace(request, asked=frozenset()))
+    runs = logs.all_runs(session) if session is not None else []
+    if session is None or not runs:
+        raise UnknownRun("this notebook has run nothing yet: give a run's id")
+    return session, runs[-1]
+
+
+def _run_of(sessions: SessionService, request: SessionRequest, run_id: str) -> Found | None:
+    was_open = request.name in sessions.open_names()
+    session = sessions.join(request)
+    if session is None:
+        return None
+    run = None
+    try:
+        run = next((run for run in logs.all_runs(session) if run.run_id == run_id), None)
+    finally:
+        if run is None and not was_open:
+            sessions.leave(session)
+    return None if run is None else (session, run)

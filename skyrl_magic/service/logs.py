@@ -1,0 +1,110 @@
+"""Reading a run's journal: all of it in order, its last lines, or any range of bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+from collections.abc import Callable, Collection
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import SessionError, UnknownRun
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.watch import Lost
+
+#: A read from the end begins with so many bytes and doubles until it has the lines. In bytes.
+_TAIL_BYTES = 64 * 1024
+_TIMEOUT_S = 60.0
+#: The agent holds an incomplete UTF-8 character back while a run goes on: no more bytes than these, and so long is
+#: waited for them. In seconds.
+_HELD_BACK_BYTES = 3
+_HELD_BACK_S = 1.0
+
+
+def summary(session: Session, run_id: str) -> protocol.RunSummary:
+    """What the session knows of a run.
+
+    Raises:
+        UnknownRun: it knows none of this id. SessionError: it cannot be asked.
+    """
+    for run in all_runs(session):
+        if run.run_id == run_id:
+            return run
+    raise UnknownRun(f"session {session.name} has no run {run_id}")
+
+
+def all_runs(session: Session) -> list[protocol.RunSummary]:
+    """The session's runs, oldest first. Raises SessionError."""
+    channel = session.channel
+    answer = channel.patiently(lambda: channel.request(protocol.ListRuns, protocol.RunList))
+    known = {field.name for field in dataclasses.fields(protocol.RunSummary)}  # a newer agent may say more
+    try:
+        return [protocol.RunSummary(**{n: v for n, v in run.items() if n in known}) for run in answer.runs]
+    except (TypeError, AttributeError) as error:
+        raise SessionError(f"the session's list of runs cannot be read: {error}") from None
+
+
+def replay(
+    session: Session,
+    run: protocol.RunSummary,
+    streams: Collection[str],
+    policy: str,
+    sink: Callable[[protocol.Message], object],
+) -> None:
+    """Hand what ``run`` has written so far to ``sink``, in the order of its writing, as Output and Gap frames.
+
+    Args:
+        session: where it ran.
+        run: as :func:`summary` gives it; what it writes later is not waited for.
+        streams: which of ``stdout`` and ``stderr``.
+        sink: takes the frames.
+        policy: ``protocol.SHOW`` for what a cell can show, ``protocol.ALL`` for every byte.
+
+    Raises:
+        SessionError: the session is gone, or stopped answering.
+    """
+    size_bytes = {protocol.STDOUT: run.stdout_bytes, protocol.STDERR: run.stderr_bytes}
+    left = {stream: size_bytes[stream] for stream in streams if size_bytes[stream] > 0}
+    policies = {stream: policy if stream in left else protocol.NONE for stream in protocol.STREAMS}
+    request = protocol.WatchRun(run.run_id, stdout=policies[protocol.STDOUT], stderr=policies[protocol.STDERR])
+    watch = session.channel.add_watch(request)
+    try:
+        if left:
+            session.channel.send(watch.resume())
+        while left:
+            held_back = policy == protocol.SHOW and max(left.values()) <= _HELD_BACK_BYTES
+            try:
+                event = watch.events.get(timeout=_HELD_BACK_S if held_back else _TIMEOUT_S)
+            except queue.Empty:
+                if held_back:
+                    return
+                raise SessionError(f"the session did not send the log of run {run.run_id}") from None
+            if isinstance(event, Lost):
+                raise event.error
+            if isinstance(event, protocol.RunEnded):
+                return
+            if isinstance(event, (protocol.Output, protocol.Gap)):
+                sink(event)
+                end = event.end if isinstance(event, protocol.Gap) else event.offset + event.raw_bytes
+                left[event.stream] = size_bytes[event.stream] - end
+                left = {stream: rest for stream, rest in left.items() if rest > 0}
+    finally:
+        session.channel.unwatch(watch)
+
+
+def last_lines(session: Session, run: protocol.RunSummary, stream: str, count: int) -> bytes:
+    """The last ``count`` lines of a stream. Raises SessionError."""
+    size = run.stdout_bytes if stream == protocol.STDOUT else run.stderr_bytes
+    length = _TAIL_BYTES
+    while True:
+        data = byte_range(session, run, stream, max(0, size - length), size)
+        lines = data.splitlines(keepends=True)
+        if length >= size or len(lines) > count:
+            return b"".join(lines[-count:])
+        length *= 4
+
+
+def byte_range(session: Session, run: protocol.RunSummary, stream: str, start: int, end: int) -> bytes:
+    """The bytes ``[start, end)`` of a stream. Raises SessionError."""
+    data = bytearray()
+    session.channel.read_journal(run.run_id, stream, start, end, data.extend)
+    return bytes(data)

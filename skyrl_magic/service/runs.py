@@ -1,0 +1,284 @@
+"""Runs: a cell's command in a session, followed until it ends, and stopped for good when the user stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import queue
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import CheckoutError, RunStopped, SessionError, SessionLost
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.channel import Channel
+from skyrl_magic.service.connection import ChannelBroken, Refused
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sync import STALE, CheckoutSync
+from skyrl_magic.service.watch import Lost, Watch, payload_bytes
+
+#: A stopped run gets so long for each of SIGINT and SIGTERM before the next signal. In seconds.
+GRACE_S = 5.0
+#: How long a signal waits for its answer, and when it is sent again where the connection broke. In seconds.
+SIGNAL_TIMEOUT_S = 10.0
+_RESEND_S = 0.2
+#: How often a start is tried when another notebook changes the checkout at the same time.
+_TRIES = 5
+ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+_ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+class Sink(Protocol):
+    """Where a run's events go: the cell's display."""
+
+    @property
+    def flush_due_s(self) -> float | None:
+        """Seconds until :meth:`tick` should be called, or None."""
+        ...
+
+    def feed(self, event: protocol.Message) -> None:
+        """Take an Output or a Gap."""
+        ...
+
+    def tick(self) -> None:
+        """Show what is due."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show one line about the run."""
+        ...
+
+
+@dataclass
+class RunResult:
+    """How a run ended."""
+
+    run_id: str
+    exit_code: int
+    duration_s: float
+    commit_error: str = ""
+    captured: dict[str, bytearray] = field(default_factory=dict)
+    stopped: str = ""
+    """The signal that the user's stop took, or empty."""
+    reason: str = ""
+    """Why the session ended the run; empty where the session did not."""
+
+
+def new_run_id() -> str:
+    """Six letters and digits that are not mistaken for one another."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(6))
+
+
+class RunService:
+    """Starts a cell's run in a session and follows it.
+
+    Args:
+        clock: monotonic, in seconds.
+        signal_timeout_s: see :data:`SIGNAL_TIMEOUT_S`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, signal_timeout_s: float = SIGNAL_TIMEOUT_S) -> None:
+        self._clock = clock
+        self._signal_timeout_s = signal_timeout_s
+
+    def start(self, session: Session, request: RunRequest, run_id: str, sink: Sink) -> Watch:
+        """Bring the checkout up to date and start the run; :meth:`follow` comes next.
+
+        Raises:
+            SessionLost: the container has ended, and nothing ran. CheckoutError, SessionError: it was not started.
+            RunStopped: interrupted meanwhile; a run that began all the same is killed.
+        """
+        watch = session.channel.add_watch(_watch_request(run_id, set(_captured(request))))
+        start = protocol.StartRun(
+            run_id=run_id,
+            workdir=request.workdir,
+            env=dict(request.env),
+            errexit=request.errexit,
+            payload=request.cell.encode("utf-8", "surrogateescape"),
+        )
+        try:
+            session.channel.patiently(lambda: self._try_start(session, start, watch, sink))
+        except BaseException as error:
+            session.channel.unwatch(watch)
+            if isinstance(error, KeyboardInterrupt):
+                _kill(session, run_id)
+                raise RunStopped("stopped before the run began") from None
+            raise
+        return watch
+
+    def follow(self, session: Session, request: RunRequest, watch: Watch, sink: Sink) -> RunResult:
+        """Feed ``sink`` until the run has ended.
+
+        A KeyboardInterrupt stops the run: SIGINT, SIGTERM and SIGKILL to its process tree, with :data:`GRACE_S` or
+        another interrupt between them.
+
+        Raises:
+            SessionLost: the container ended meanwhile. RunStopped: the run does not end even when it is killed.
+        """
+        captured = {stream: bytearray() for stream in _captured(request)}
+        try:
+            ended, stopped = self._follow(session, watch, sink, captured)
+        finally:
+            session.channel.unwatch(watch)
+        return RunResult(
+            watch.run_id, ended.exit_code, ended.duration_s, ended.commit_error, captured, stopped, ended.reason
+        )
+
+    def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:
+        sync = session.sync
+        for _ in range(_TRIES):
+            if sync is not None:
+                start = dataclasses.replace(start, generation=self._synchronise(session.channel, sync, sink))
+            try:
+                _request_start(session.channel, start, watch)
+            except Refused as refused:
+                if sync is None or refused.code != STALE:
+                    raise
+                sync.generation = -1  # another notebook changed the checkout in between
+            else:
+                return
+        raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")
+
+    def _synchronise(self, channel: Channel, sync: CheckoutSync, sink: Sink) -> int:
+        sent = sync.send(
+            channel, lambda size_bytes: sink.note(f"sending {size_bytes / 1e6:.0f} MB that changed in the checkout")
+        )
+        if sent.unreadable:
+            left_out = f"{len(sent.unreadable)} of the checkout's files cannot be read and were left out"
+            sink.note(f"{left_out}: {sent.unreadable[0]}")
+        return sync.generation
+
+    def _follow(
+        self, session: Session, watch: Watch, sink: Sink, captured: dict[str, bytearray]
+    ) -> tuple[protocol.RunEnded, str]:
+        stop = _Stop(
+            lambda number: _signal(session, watch.run_id, number, self._signal_timeout_s),
+            watch.run_id, sink.note, self._clock,
+        )  # fmt: skip
+        while True:
+            try:
+                stop.tick()
+                event = watch.events.get(timeout=_soonest(sink.flush_due_s, stop.due_s))
+                if isinstance(event, Lost):
+                    raise event.error
+                if isinstance(event, protocol.RunEnded):
+                    return event, stop.last
+                _take(event, sink, captured)
+            except queue.Empty:
+                sink.tick()
+            except KeyboardInterrupt:
+                stop.interrupt()
+
+
+class _Stop:
+    """The escalation of one run's stop.
+
+    Args:
+        send: sends a signal and says whether it went out.
+        run_id: the run.
+        note: shows one line.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[signal.Signals], bool],
+        run_id: str,
+        note: Callable[[str], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._send, self._run_id, self._note, self._clock = send, run_id, note, clock
+        self._step = 0
+        self._presses = 0
+        self._pressed = False
+        self._next_at: float | None = None
+
+    @property
+    def last(self) -> str:
+        """The name of the last signal that was sent, or empty."""
+        return ESCALATION[self._step - 1].name if self._step else ""
+
+    @property
+    def due_s(self) -> float | None:
+        """Seconds until the next signal, or None."""
+        return None if self._next_at is None else max(0.0, self._next_at - self._clock())
+
+    def interrupt(self) -> None:
+        """The user pressed Stop: the next signal is due. Nothing is sent here, so that pressing again does no harm.
+
+        Raises:
+            RunStopped: there is none left.
+        """
+        self._presses += 1
+        if self._step >= len(ESCALATION):
+            text = f"left run {self._run_id}, which does not end even by SIGKILL: %skyrl_stop ends its session"
+            raise RunStopped(text)
+        if self._presses > len(ESCALATION):
+            text = f"left run {self._run_id}, which no signal reaches: %skyrl_stop ends its session"
+            raise RunStopped(text)
+        self._pressed, self._next_at = True, self._clock()
+
+    def tick(self) -> None:
+        """Send the next signal when its time has come."""
+        if self.due_s != 0.0:
+            return
+        number = ESCALATION[self._step]
+        if not self._pressed:
+            self._note(f"{self.last} did not end the run: {number.name} follows")
+            self._pressed = True  # it is said once, even where it is sent twice
+        self._next_at = self._clock() + _RESEND_S
+        if self._send(number):
+            self._step, self._pressed = self._step + 1, False
+            self._next_at = self._clock() + GRACE_S if self._step < len(ESCALATION) else None
+
+
+def _signal(session: Session, run_id: str, number: int, timeout_s: float) -> bool:
+    """Send a signal; False where the connection broke. Raises SessionLost."""
+    try:
+        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(number)), protocol.Done, timeout_s)
+    except SessionLost:
+        raise
+    except ChannelBroken:
+        return False
+    except SessionError:
+        pass  # no answer: the next signal follows
+    return True
+
+
+def _kill(session: Session, run_id: str) -> None:
+    """End a run that may have begun, over the next connection where the interrupt broke this one."""
+
+    def kill() -> None:
+        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(signal.SIGKILL)), protocol.Done)
+
+    with contextlib.suppress(SessionError):  # it had not begun, or the session is gone
+        session.channel.patiently(kill)
+
+
+def _take(event: protocol.Message, sink: Sink, captured: dict[str, bytearray]) -> None:
+    if isinstance(event, protocol.Output) and event.stream in captured:
+        captured[event.stream] += payload_bytes(event)
+    elif isinstance(event, (protocol.Output, protocol.Gap)):
+        sink.feed(event)
+
+
+def _soonest(*times_s: float | None) -> float | None:
+    given = [t for t in times_s if t is not None]
+    return min(given) if given else None
+
+
+def _request_start(channel: Channel, start: protocol.StartRun, watch: Watch) -> None:
+    channel.request(lambda number: dataclasses.replace(start, request=number), protocol.Done, also=watch.resume())
+
+
+def _captured(request: RunRequest) -> list[str]:
+    return [stream for stream, name in ((protocol.STDOUT, request.out), (protocol.STDERR, request.err)) if name]
+
+
+def _watch_request(run_id: str, captured: set[str]) -> protocol.WatchRun:
+    policy = {stream: protocol.ALL if stream in captured else protocol.SHOW for stream in protocol.STREAMS}
+    return protocol.WatchRun(run_id=run_id, stdout=policy[protocol.STDOUT], stderr=policy[protocol.STDERR])

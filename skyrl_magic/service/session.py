@@ -1,0 +1,111 @@
+"""One session as this process sees it: its container, its channel, its state."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from skyrl_magic.core import contract, protocol
+from skyrl_magic.core.errors import SessionLost
+from skyrl_magic.core.ports import ByteStream, Sandbox
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.channel import Channel
+from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.sync import CheckoutSync
+
+#: Ray's start is given up as a phase after so long; the agent goes on and says how it ended. In seconds.
+RAY_TIMEOUT_S = 180.0
+#: How often a waiting cell shows how long it has waited. In seconds.
+TICK_S = 0.5
+
+
+class Progress(Protocol):
+    """Hears how far the start of a session is; called in the thread that asked for it."""
+
+    def begin(self, phase: str) -> None:
+        """A phase begins and the one before it is over: ``image``, ``checkout``, ``container``, ``Ray``."""
+        ...
+
+    def tick(self) -> None:
+        """Time has passed in the current phase."""
+        ...
+
+
+class Session:
+    """One warm container and the channel to it.
+
+    Args:
+        name: as users know it.
+        spec: what it was started with.
+        sandbox: the container.
+        sync: keeps its checkout in step; None without a checkout.
+        timing: how patient its channel is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: SessionSpec,
+        sandbox: Sandbox,
+        sync: CheckoutSync | None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.sandbox = sandbox
+        self.sync = sync
+        self._ray = threading.Condition()
+        self.status = protocol.Status()
+        self.channel = Channel(self._attach, self._hear, timing)
+
+    def _attach(self) -> ByteStream:
+        return self.sandbox.exec(["python3", "-I", contract.AGENT_PATH, "attach", "--state-dir", contract.STATE_DIR])
+
+    def _hear(self, status: protocol.Status) -> None:
+        with self._ray:
+            self.status = status
+            self._ray.notify_all()
+
+    def open(self) -> None:
+        """Open the channel.
+
+        Raises:
+            SessionLost: the container ended meanwhile; the message has the end of what it printed.
+        """
+        try:
+            self.channel.open()
+        except SessionLost as error:
+            output = self.sandbox.last_output().strip().splitlines()
+            reason = f": {output[-1]}" if output else ""
+            raise SessionLost(f"session {self.name} did not come up ({error}){reason}") from None
+        self._hear(self.ask_status())
+
+    def close(self) -> None:
+        """Leave the session; it and its runs go on."""
+        self.channel.close()
+        if self.sync is not None:
+            self.sync.reader.close()
+
+    def ask_status(self) -> protocol.Status:
+        """The session's state now. Raises SessionError."""
+        return self.channel.request(protocol.GetStatus, protocol.Status)
+
+    def set_idle_timeout(self, idle_timeout_s: float) -> None:
+        """Change the idle timeout of the running container. Raises SessionError."""
+        self.channel.patiently(
+            lambda: self.channel.request(lambda n: protocol.Configure(n, idle_timeout_s), protocol.Done)
+        )
+
+    def wait_for_ray(self, progress: Progress) -> protocol.Status:
+        """Wait while Ray is starting; returns at once without Ray. Raises SessionLost."""
+        deadline = time.monotonic() + RAY_TIMEOUT_S
+        if self.status.ray == "starting":
+            progress.begin("Ray")
+        while self.status.ray == "starting" and time.monotonic() < deadline:
+            if self.channel.lost is not None:
+                raise self.channel.lost
+            with self._ray:
+                self._ray.wait(TICK_S)
+            progress.tick()
+        return self.status

@@ -1,0 +1,46 @@
+"""What is known of a running session without being its user: a row of ``%skyrl_sessions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from skyrl_magic.core import protocol
+
+#: The state of a session whose agent does not answer.
+SILENT = "not answering"
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A row of ``%skyrl_sessions``."""
+
+    name: str
+    backend: str
+    app: str
+    gpu: str
+    age_s: float
+    timeout_s: int
+    repo: str
+    state: str
+    """``idle 42 s``, ``2 runs``, or :data:`SILENT`."""
+
+
+def session_info(tags: Mapping[str, str], backend: str, app: str, status: protocol.Status | None) -> SessionInfo:
+    """A row from the container's tags and what its agent said; None where it said nothing."""
+    return SessionInfo(
+        name=tags.get("session", "?"),
+        backend=backend,
+        app=app,
+        gpu=tags.get("gpu", "?"),
+        age_s=max(0.0, time.time() - float(tags.get("started_at", "0") or 0)),
+        timeout_s=int(tags.get("timeout_s", "0") or 0),
+        repo=tags.get("repo", ""),
+        state=SILENT if status is None else _state(status),
+    )
+
+
+def _state(status: protocol.Status) -> str:
+    runs = len(status.active_runs)
+    return f"{runs} run{'s' * (runs > 1)}" if runs else f"idle {status.idle_s:.0f} s"

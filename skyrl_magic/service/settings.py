@@ -1,0 +1,145 @@
+"""From what was said in several places to one checked spec: flag > %config > project file > environment > default."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skyrl_magic.core import contract, spec
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.options import Given, merge, setting
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT_TABLE = "skyrl-magic"
+#: ``--repo none``: without a checkout.
+NO_REPO = "none"
+#: Environment variables and the setting that each one stands for. The first two have their upstream meaning.
+ENVIRONMENT = {"MODAL_GPU": "gpu", "MODAL_APP_NAME": "app", "SKYRL_MAGIC_BACKEND": "backend"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A spec, the checkout it belongs to, and what the user should be told about how it came about."""
+
+    spec: SessionSpec
+    checkout: Checkout | None
+    idle_timeout_s: int
+    notes: tuple[str, ...] = ()
+
+
+def project_settings(folder: Path) -> Given:
+    """The table ``tool.skyrl-magic`` of the nearest ``pyproject.toml`` from ``folder`` upwards that has one.
+
+    Raises:
+        OptionError: the file cannot be read, or has a key or a value that is wrong.
+    """
+    for parent in (folder, *folder.parents):
+        path = parent / "pyproject.toml"
+        if not path.is_file():
+            continue
+        try:
+            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool")
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path}: {error}") from None
+        table = tool.get(PROJECT_TABLE) if isinstance(tool, dict) else None
+        if table is not None:
+            return _read(table, parent, f"{path} [tool.{PROJECT_TABLE}]")
+    return Given()
+
+
+def environment_settings(environ: Mapping[str, str] | None = None) -> Given:
+    """What the environment variables of :data:`ENVIRONMENT` say. Raises OptionError for a wrong value."""
+    found = os.environ if environ is None else environ
+    return Given(**dict(_setting(f"${name}", key, found[name]) for name, key in ENVIRONMENT.items() if found.get(name)))
+
+
+def _read(table: object, folder: Path, where: str) -> Given:
+    if not isinstance(table, dict):
+        raise OptionError(f"{where}: it is a table, as in gpu = 'A100:4' below a line of its name")
+    given = Given(**dict(_setting(where, key, value) for key, value in table.items()))
+    if given.repo is None or given.repo == NO_REPO:
+        return given
+    return dataclasses.replace(given, repo=str(_path(given.repo, folder)))  # a path in a file begins at the file
+
+
+def _setting(where: str, key: str, value: object) -> tuple[str, Any]:
+    try:
+        return setting(key, value)
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from None
+
+
+def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[], str]) -> Resolved:
+    """The spec that a magic line asks for.
+
+    Args:
+        line: the options of the line.
+        config: ``%config SkyRLMagic``.
+        folder: the notebook's folder, where the search for the checkout and the project file begins.
+        auto_backend: says ``modal`` or ``local`` when the backend is ``auto``.
+
+    Raises:
+        OptionError: a wrong setting. CheckoutError: ``--repo`` names no checkout.
+    """
+    project = project_settings(folder)
+    given = merge(line, config, project, environment_settings())
+    bounds = (
+        ("--timeout", line.timeout_s, given.timeout_s),
+        ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s),
+    )
+    notes = [
+        f"{flag} {asked_s} is bounded to {bound_s} s by your settings"
+        for flag, asked_s, bound_s in bounds
+        if asked_s and bound_s and bound_s < asked_s
+    ]
+    checkout = _checkout(given.repo, folder)
+    if checkout is None and given.repo is None:
+        notes.append(f"no SkyRL checkout from {folder} upwards: the cell runs without one (--repo PATH names one)")
+    backend = given.backend or "auto"
+    if backend == "auto":
+        backend = auto_backend()
+    resolved = SessionSpec(
+        backend=backend,
+        gpu=given.gpu or spec.DEFAULT_GPU,
+        image=given.image or _image(checkout),
+        volume=given.volume or spec.DEFAULT_VOLUME,
+        app=given.app or spec.DEFAULT_APP,
+        timeout_s=given.timeout_s or spec.DEFAULT_TIMEOUT_S,
+        ray=given.ray is not False,
+        cpu=given.cpu,
+        memory_mib=given.memory_mib,
+        secrets=tuple(sorted(set(given.secrets or ()))),
+        repo=str(checkout.root) if checkout else "",
+    )
+    return Resolved(resolved, checkout, given.idle_timeout_s or spec.DEFAULT_IDLE_TIMEOUT_S, tuple(notes))
+
+
+def _checkout(repo: str | None, folder: Path) -> Checkout | None:
+    if repo == NO_REPO:
+        return None
+    if repo is not None:
+        return open_checkout(_path(repo, folder).resolve())
+    return find_checkout(folder)
+
+
+def _path(text: str, folder: Path) -> Path:
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError as error:  # ~ of a user who is not there
+        raise OptionError(f"--repo {text}: {error}") from None
+
+
+def _image(checkout: Checkout | None) -> str:
+    old = checkout is None or checkout.old_layout
+    return contract.IMAGE_OLD_LAYOUT if old else contract.IMAGE_NEW_LAYOUT

@@ -1,0 +1,132 @@
+"""Brings the container's checkout up to what the user has, before each run: only what the user changed is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import CheckoutError
+from skyrl_magic.service.channel import Channel
+from skyrl_magic.service.checkout import GONE, CheckoutReader, Entry, Manifest, Scan
+from skyrl_magic.service.connection import Refused
+
+#: The agent's word for a generation that is not its own.
+STALE = "stale"
+#: So much takes seconds to send, and a line says so. In bytes.
+LARGE_BYTES = 30_000_000
+#: How often the difference is taken anew when another notebook changes the checkout at the same time.
+_TRIES = 5
+
+
+@dataclass
+class Sent:
+    """What one synchronisation did."""
+
+    files: int = 0
+    size_bytes: int = 0
+    removed: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+class CheckoutSync:
+    """Keeps one session's checkout in step with the user's.
+
+    The comparison is between what the user has now and what a client last sent (the container's record of it), never
+    with the container's files: what a run wrote there is kept until the user changes that file.
+    """
+
+    def __init__(self, reader: CheckoutReader) -> None:
+        self.reader = reader
+        self.generation = -1
+        """The container's, as far as this client knows; a run that asks for it is refused when it is another."""
+        self._sent: Scan | None = None
+        self._there: Manifest = {}
+
+    def send(self, channel: Channel, on_large: Callable[[int], object] = lambda _: None) -> Sent:
+        """Send the difference.
+
+        Args:
+            channel: to the session.
+            on_large: hears the size in bytes before more than :data:`LARGE_BYTES` are sent.
+
+        Raises:
+            CheckoutError: files cannot be read consistently, or the container refuses one.
+            SessionError: the channel broke, or the session is gone.
+        """
+        scan = self.reader.scan()
+        if scan is self._sent and self.generation >= 0:
+            return Sent()
+        for _ in range(_TRIES):
+            if self.generation < 0:
+                self._refresh(channel)
+            try:
+                sent = self._send_difference(channel, scan.manifest, on_large)
+            except Refused as refused:
+                if refused.code == STALE:
+                    self.generation = -1
+                    continue
+                raise CheckoutError(f"the session refused the checkout's change: {refused}") from None
+            sent.unreadable = scan.unreadable
+            self._sent = scan
+            return sent
+        raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")
+
+    def _refresh(self, channel: Channel) -> None:
+        state = channel.request(lambda number: protocol.GetCheckout(number, self.generation), protocol.CheckoutState)
+        if state.payload:
+            there = protocol.unpack_json(state.payload)
+            self._there = {path: cast("Entry", tuple(entry)) for path, entry in there.items()}
+        self.generation = state.generation
+
+    def _send_difference(self, channel: Channel, here: Manifest, on_large: Callable[[int], object]) -> Sent:
+        changed = {path: entry for path, entry in here.items() if self._there.get(path) != entry}
+        removed = [path for path in self._there if path not in here]
+        if not changed and not removed:
+            return Sent()
+        sent = Sent()
+        contents = [path for path, entry in changed.items() if _has_new_content(entry, self._there.get(path))]
+        size_bytes = sum(cast("int", changed[path][-1]) for path in contents)
+        if size_bytes > LARGE_BYTES:
+            on_large(size_bytes)
+        for path in contents:
+            try:
+                changed[path] = self._send_file(channel, path, sent)
+            except GONE:  # since the scan
+                del changed[path], here[path]
+                removed += [path] if path in self._there else []
+        sent.removed = len(removed)
+        payload = protocol.pack_json({"set": changed, "remove": removed})
+        state = channel.request(
+            lambda number: protocol.ApplyCheckout(number, self.generation, payload), protocol.CheckoutState
+        )
+        self.generation = state.generation
+        self._there = {path: entry for path, entry in self._there.items() if path in here} | changed
+        return sent
+
+    def _send_file(self, channel: Channel, path: str, sent: Sent) -> Entry:
+        """Send one file and return the entry that holds for the bytes that were sent. Raises one of ``GONE``."""
+        offset = 0
+        try:
+            for part in self.reader.read(path):
+                if isinstance(part, tuple):
+                    mode = cast("int", part[1])
+                    channel.send(protocol.PutFile(path, mode, offset, last=True))
+                    sent.files += 1
+                    sent.size_bytes += offset
+                    return part
+                if part:
+                    channel.send(protocol.PutFile(path, 0o600, offset, last=False, payload=part))
+                    offset += len(part)
+                else:
+                    offset = 0
+        except GONE:
+            raise
+        except OSError as error:
+            raise CheckoutError(f"{path} cannot be read ({error.strerror}): run the cell again") from None
+        raise CheckoutError(f"{path} cannot be read")
+
+
+def _has_new_content(entry: Entry, there: Entry | None) -> bool:
+    return entry[0] == "f" and (there is None or there[0] != "f" or there[2:] != entry[2:])

@@ -1,0 +1,67 @@
+"""What a client hears of one run: its frames in order, and how far they have come."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import SessionError, SessionLost
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In a watch's queue: the container is gone."""
+
+    error: SessionLost
+
+
+WatchEvent = protocol.Message | Lost
+
+
+class Watch:
+    """The frames of one watched run, in order, and how far they have come."""
+
+    def __init__(self, request: protocol.WatchRun) -> None:
+        self.run_id = request.run_id
+        self.events: queue.SimpleQueue[WatchEvent] = queue.SimpleQueue()
+        self._request = request
+        self._offsets = {protocol.STDOUT: request.stdout_offset, protocol.STDERR: request.stderr_offset}
+        self._shown_bytes = request.shown_bytes
+        self.ended = False
+
+    def put(self, message: protocol.Message) -> None:
+        """Take a frame of this run from the channel. Raises KeyError for a stream that no run has."""
+        if isinstance(message, (protocol.Output, protocol.Gap)) and message.stream not in self._offsets:
+            raise KeyError(message.stream)
+        if isinstance(message, protocol.Output):
+            self._offsets[message.stream] = message.offset + message.raw_bytes
+            self._shown_bytes += message.raw_bytes
+        elif isinstance(message, protocol.Gap):
+            self._offsets[message.stream] = message.end
+        elif isinstance(message, protocol.RunEnded):
+            self.ended = True
+        self.events.put(message)
+
+    def resume(self) -> protocol.WatchRun:
+        """The request that goes on where this watch is."""
+        return protocol.WatchRun(
+            run_id=self.run_id,
+            stdout_offset=self._offsets[protocol.STDOUT],
+            stderr_offset=self._offsets[protocol.STDERR],
+            stdout=self._request.stdout,
+            stderr=self._request.stderr,
+            shown_bytes=self._shown_bytes,
+        )
+
+
+def payload_bytes(message: protocol.Output | protocol.JournalData) -> bytes:
+    """The bytes that a frame carries, decompressed where they are compressed.
+
+    Raises:
+        SessionError: it does not carry what it says.
+    """
+    try:
+        return protocol.raw_payload(message.payload, compressed=message.compressed, raw_bytes=message.raw_bytes)
+    except protocol.ProtocolError as error:
+        raise SessionError(f"the session sent output that cannot be read: {error}") from None

@@ -1,0 +1,329 @@
+"""What the magics do, with its display: choose and start the session, run the cell, show how it ended."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import OptionError, RunFailed, RunStopped, SessionLost, SkyRLMagicError
+from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.options import Given
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
+from skyrl_magic.service.find_run import Found, find_run
+from skyrl_magic.service.runs import RunResult, new_run_id
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sessions import SessionRequest
+from skyrl_magic.service.settings import Resolved, resolve
+from skyrl_magic.ui.display import PhaseLine, RunDisplay, note
+from skyrl_magic.ui.logs import show_logs
+from skyrl_magic.ui.notebook import Notebook, Services, request_for
+from skyrl_magic.ui.tables import Table, duration_text, size_text
+
+#: A session that turns out to have ended is started again once before a cell gives up.
+_START_TRIES = 2
+#: bash's exit code for a command that signal n ended is 128 + n.
+_SIGNAL_BASE = 128
+
+
+@dataclass
+class Outcome:
+    """What a cell leaves: captured variables, and the error that it ends with."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    error: SkyRLMagicError | None = None
+
+
+class Cells:
+    """The use cases of one notebook."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.notebook = Notebook()
+
+    def close(self) -> None:
+        """Close the channels; sessions and runs go on."""
+        self._services.close()
+
+    def session_names(self) -> list[str]:
+        """The names of the sessions that this notebook has open."""
+        return self._services.sessions.open_names()
+
+    def describe(self, given: Given, config: Given, folder: Path, command: str) -> str:
+        """What ``--dry-run`` prints: the resolved spec and the run; touches nothing but the checkout's folders."""
+        request, resolved = self._request(given, config, folder)
+        spec = request.spec
+        rows = [
+            ("session", request.name or self._services.sessions.default_name(spec)),
+            ("backend", spec.backend),
+            ("gpu", str(spec.gpu)),
+            ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),
+            ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
+            ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
+            ("volume", f"{spec.volume} at /root/data"),
+            ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
+            ("workdir", given.workdir or (resolved.checkout.workdir if resolved.checkout else "/root/SkyRL")),
+            ("app", spec.app),
+            ("secrets", ", ".join(spec.secrets) or "none"),
+            ("timeout", f"{spec.timeout_s} s"),
+            ("idle timeout", f"{request.idle_timeout_s} s"),
+            ("ray", "yes" if spec.ray else "no"),
+            ("command", command.strip()),
+        ]
+        return "\n".join([*(f"{name:<13}{text}" for name, text in rows), *(f"note: {n}" for n in resolved.notes)])
+
+    def start(self, given: Given, config: Given, folder: Path) -> str:
+        """Start or find the session that is asked for; shows and returns the line that says so."""
+        session, line = self._session(given, config, folder)
+        if not line:
+            line = f"session {session.name} is running"
+            note(line)
+        return line
+
+    def run(self, given: Given, config: Given, folder: Path, command: str) -> Outcome:
+        """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
+        request = RunRequest(
+            cell=command,
+            env=given.env or (),
+            workdir=given.workdir or "",
+            out=given.out,
+            err=given.err,
+            raise_error=given.raise_error is not False,
+            errexit=bool(given.errexit),
+        )
+        run_id = new_run_id()
+        sink = CellSink(run_id)
+        runs = self._services.runs
+        try:
+            for attempt in range(_START_TRIES):
+                try:
+                    session, _ = self._session(given, config, folder)
+                    watch = runs.start(session, request, run_id, sink)
+                    self.notebook.runs[run_id] = session
+                    break
+                except SessionLost:  # it ended since the last cell, and nothing ran: another one is started
+                    if attempt == _START_TRIES - 1:
+                        raise
+            result = runs.follow(session, request, watch, sink)
+        except SkyRLMagicError as error:
+            sink.close(None)
+            return Outcome(error=error)
+        except BaseException:
+            sink.close(None)
+            raise
+        return _outcome(request, result, sink)
+
+    def sessions_table(self, config: Given, folder: Path) -> Table:
+        """The owner's running sessions."""
+        request, _ = self._request(Given(), config, folder)
+        current = request.name or self._services.sessions.default_name(request.spec)
+        rows = [
+            (
+                ("* " if info.name == current else "") + info.name,
+                info.backend,
+                info.gpu,
+                info.state,
+                duration_text(info.age_s),
+                duration_text(max(0.0, info.timeout_s - info.age_s)),
+                info.repo or "none",
+            )
+            for info in self._services.sessions.list(request.spec.backend, request.spec.app)
+        ]
+        columns = ("session", "backend", "GPU", "state", "age", "ends in", "checkout")
+        return Table(columns, rows, empty=f"no sessions run on the {request.spec.backend} backend")
+
+    def stop(self, names: list[str], config: Given, folder: Path) -> None:
+        """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
+        flags = [name for name in names if name.startswith("-")]
+        if flags and names != ["--all"]:
+            raise OptionError(f"{flags[0]} is no option here: %skyrl_stop [NAME…|--all]")
+        request, _ = self._request(Given(), config, folder)
+        backend, app = request.spec.backend, request.spec.app
+        sessions = self._services.sessions
+        if names == ["--all"]:
+            names = [info.name for info in sessions.list(backend, app)]
+            if not names:
+                note("no session was running")
+        elif not names:
+            names = [request.name or sessions.default_name(request.spec)]
+        for name in names:
+            sessions.stop(backend, app, name)
+            note(f"session {name} is stopped")
+
+    def logs(self, line: str, config: Given, folder: Path) -> None:
+        """Show or save a run's output."""
+
+        def find(run_id: str) -> Found:
+            request, _ = self._request(Given(), config, folder)
+            return find_run(self._services.sessions, request, run_id)
+
+        show_logs(line, self.notebook, find)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
+        resolved = resolve(given, config, folder, self._services.auto_backend)
+        current = self.notebook.current
+        name = given.session or (None if given.has_spec() else config.session)
+        stays = not given.has_spec() and config == self.notebook.config
+        if current is not None and stays and name in (None, current.name):
+            return replace(current, idle_timeout_s=given.idle_timeout_s or current.idle_timeout_s), resolved
+        return request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given), resolved
+
+    def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
+        """The session, made current, and the line that was shown where it was started now."""
+        request, resolved = self._request(given, config, folder)
+        sessions = self._services.sessions
+        before = self.notebook.current
+        for text in resolved.notes:
+            if self.notebook.once(text):
+                note(text)
+        progress = CellProgress()
+        lost = sessions.why_lost(request)
+        line = ""
+        try:
+            session, created = sessions.ensure(request, progress)
+            if created:
+                line = _ready_line(session, session.wait_for_ray(progress))
+        except KeyboardInterrupt:
+            raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
+        finally:
+            progress.end(line or None)
+        if created:
+            self._notes_of_new(session, lost)
+        said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
+        if said_idle is not None and not created:
+            session.set_idle_timeout(float(request.idle_timeout_s))
+        checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
+        self.notebook.config = config
+        self.notebook.current = SessionRequest(
+            session.spec, checkout, request.idle_timeout_s, session.name, frozenset()
+        )
+        others = [name for name in sessions.open_names() if name != session.name]
+        if others and (before is None or before.name != session.name):
+            note(f"now in session {session.name}; still running: {', '.join(others)} (%skyrl_stop NAME ends one)")
+        return session, line
+
+    def _notes_of_new(self, session: Session, lost: str) -> None:
+        spec = session.spec
+        if lost:
+            note(f"the session of this name before it had ended: {lost}")
+        if spec.backend == "local" and self.notebook.once("local"):
+            no_account = self._services.auto_backend() == "local"
+            reason = "no Modal account is set up (`modal setup`)" if no_account else "as asked"
+            note(f"local backend, {reason}: the container runs on this machine")
+        if spec.backend == "local" and spec.gpu != NO_GPU and self.notebook.once(f"gpu {spec.gpu}"):
+            note(f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has")
+        if session.sync is not None:
+            self._note_large(session.sync.reader)
+
+    def _note_large(self, reader: CheckoutReader) -> None:
+        scan = reader.scan()
+        if scan.size_bytes > LARGE_BYTES:
+            folders = ", ".join(f"{name} {size_text(size)}" for name, size in largest_folders(scan.manifest))
+            note(f"the checkout has {size_text(scan.size_bytes)} ({folders}): .skyrlignore leaves folders out")
+
+
+class CellSink:
+    """``service.runs.Sink`` on a cell's display."""
+
+    def __init__(self, run_id: str) -> None:
+        self._display = RunDisplay(run_id)
+
+    @property
+    def flush_due_s(self) -> float | None:
+        """Seconds until :meth:`tick`."""
+        return self._display.flush_due_s
+
+    def feed(self, event: protocol.Message) -> None:
+        """Show an event."""
+        if isinstance(event, (protocol.Output, protocol.Gap)):
+            self._display.feed(event)
+
+    def tick(self) -> None:
+        """Show what is due."""
+        self._display.tick()
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        note(text)
+
+    def close(self, final: str | None) -> None:
+        """Show all that waits, and the last line."""
+        self._display.close(final)
+
+
+class CellProgress:
+    """``service.sessions.Progress`` as one line that is updated in place, made when the first phase begins."""
+
+    def __init__(self) -> None:
+        self._line: PhaseLine | None = None
+
+    def begin(self, phase: str) -> None:
+        """A phase begins."""
+        if self._line is None:
+            self._line = PhaseLine()
+        self._line.begin(phase)
+
+    def tick(self) -> None:
+        """Show the time that the phase has taken so far."""
+        if self._line is not None:
+            self._line.tick()
+
+    def end(self, text: str | None) -> None:
+        """The last phase is over: ``text`` and the times of the phases stay."""
+        if self._line is not None:
+            self._line.done(text)
+
+
+def _ready_line(session: Session, status: protocol.Status) -> str:
+    ray = ""
+    if status.ray == "failed":
+        ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
+    elif status.ray == "starting":
+        ray = "; Ray is still starting: runs wait for it"
+    checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
+    gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
+    return f"session {session.name}: {gpu}, volume {session.spec.volume}{checkout}{ray}"
+
+
+def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
+    names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
+    variables = {
+        name: bytes(result.captured[stream]).decode("utf-8", "replace")
+        for stream, name in names.items()
+        if name is not None
+    }
+    if result.commit_error:
+        sink.note(f"the volume was not committed: {result.commit_error}")
+    error: SkyRLMagicError | None = None
+    took = duration_text(result.duration_s)
+    if result.stopped:
+        error = RunStopped(
+            f"run {result.run_id} was stopped by {result.stopped} after {took}; "
+            f"%skyrl_logs {result.run_id} shows its output"
+        )
+    elif result.reason:
+        error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
+    elif result.exit_code:
+        text = (
+            f"run {result.run_id} failed: exit code {_exit_text(result.exit_code)} after {took}; "
+            f"%skyrl_logs {result.run_id} shows its output"
+        )
+        if request.raise_error:
+            error = RunFailed(text, result.exit_code, result.run_id)
+        else:
+            sink.close(text)
+            return Outcome(variables)
+    sink.close(None)
+    return Outcome(variables, error)
+
+
+def _exit_text(code: int) -> str:
+    """``3``, or ``137 (SIGKILL)`` where a signal ended it."""
+    try:
+        return f"{code} ({signal.Signals(code - _SIGNAL_BASE).name})" if code > _SIGNAL_BASE else str(code)
+    except ValueError:
+        return str(code)

@@ -1,0 +1,186 @@
+"""Completion of the magics' options and values, as a matcher of IPython's second API (it keeps ``--no-ray`` whole)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from skyrl_magic.core import contract, gpus
+from skyrl_magic.core.options import BACKENDS, HELP, LIVE, OPTIONS, SESSION, Option, split_words
+
+if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
+    from IPython.core.interactiveshell import InteractiveShell
+
+_IDENTIFIER = "skyrl_magic.options"
+_MAGIC = re.compile(r"\s*(?P<escape>%%?)(?P<name>skyrl_\w+)[ \t]+(?P<line>.*)", re.DOTALL)
+
+_Names = Callable[[], Sequence[str]]
+_Found = tuple[str, Iterable[str]]
+
+
+class SessionNames(Protocol):
+    """What completion asks of the magics; it must be quick, as it answers a key press."""
+
+    def session_names(self) -> list[str]:
+        """The names of the sessions that are known here."""
+        ...
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What can stand for ``fragment``, the text right before the cursor."""
+
+    fragment: str
+    texts: tuple[str, ...]
+
+
+def register(shell: InteractiveShell, magics: SessionNames) -> None:
+    """Complete the lines of ``magics`` in ``shell``."""
+    from IPython.core.completer import SimpleCompletion, context_matcher
+
+    @context_matcher(identifier=_IDENTIFIER)  # type: ignore[untyped-decorator]
+    def complete_options(context: CompletionContext) -> dict[str, Any]:
+        found = complete(context.full_text, context.cursor_line, context.cursor_position, magics.session_names)
+        if found is None:
+            return {"completions": []}
+        return {
+            "completions": [SimpleCompletion(text, type="option") for text in found.texts],
+            "matched_fragment": found.fragment,
+            "ordered": True,
+            "suppress": True,
+        }
+
+    unregister(shell, magics)
+    shell.Completer.custom_matchers.append(complete_options)
+
+
+def unregister(shell: InteractiveShell, magics: SessionNames) -> None:
+    """Undo :func:`register`."""
+    del magics  # a shell has one set of our magics
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != _IDENTIFIER]
+
+
+def complete(cell: str, line_number: int, column: int, names: _Names) -> Completions | None:
+    """What fits at the cursor, or None where the line is none of ours or its options are over.
+
+    Args:
+        cell: the whole cell, as a notebook sends it, or the line that is typed in a terminal.
+        line_number: the cursor's line, from 0.
+        column: the cursor's place in that line, from 0.
+        names: gives the names of sessions; called where one can stand.
+    """
+    lines = cell.split("\n")
+    match = _MAGIC.fullmatch(lines[line_number][:column])
+    if match is None:
+        return None
+    before = [line for line in lines[:line_number] if line.strip()]
+    # A cell magic stands in the first line that is not blank, and what is below one is its text, not ours.
+    if before and (match["escape"] == "%%" or before[0].startswith("%%")):
+        return None
+    words, fragment = _split(match["line"])
+    known = _MAGICS.get(match["name"])
+    candidates = None if known is None else known(words, fragment, names)
+    if candidates is None:
+        return None
+    fragment, texts = candidates
+    typed = fragment.lower()
+    return Completions(fragment, tuple(text for text in texts if text.lower().startswith(typed)))
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    """The words before the one that the cursor is in or behind, and that one."""
+    words = split_words(text)
+    if words and text.endswith(words[-1]):
+        return words[:-1], words[-1]
+    return words, ""
+
+
+def _after_options(options: Iterable[Option], words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    """Flags that can still be given, or the values of the flag before the cursor."""
+    options = list(options)
+    by_flag = {name: option for option in options for name in (option.flag, option.short) if name}
+    given: set[str] = set()
+    waiting: Option | None = None
+    for word in words:
+        if waiting is not None:
+            waiting = None
+            continue
+        flag, equals, _ = word.partition("=")
+        option = by_flag.get(flag)
+        if option is None:
+            return None  # the command has begun, or the line is wrong
+        given.add(option.field)
+        waiting = option if option.metavar is not None and not equals else None
+    if waiting is not None:
+        return fragment, _values(waiting, fragment, names)
+    flag, equals, value = fragment.partition("=")
+    if equals and flag in by_flag:
+        return value, _values(by_flag[flag], value, names)
+    if fragment and not fragment.startswith("-"):
+        return None
+    return fragment, [option.flag for option in options if option.repeats or option.field not in given]
+
+
+def _values(option: Option, fragment: str, names: _Names) -> Iterable[str]:
+    if option.field == "gpu":
+        return _gpus(fragment)
+    if option.field == "session":
+        return names()
+    if option.field == "repo":
+        return (gpus.NONE, *_folders(fragment))
+    return {"backend": BACKENDS, "image": (contract.IMAGE_OLD_LAYOUT, contract.IMAGE_NEW_LAYOUT)}.get(option.field, ())
+
+
+def _gpus(fragment: str) -> Iterable[str]:
+    name, colon, _ = fragment.partition(":")
+    if not colon:
+        return (*gpus.MAX_COUNTS, gpus.NONE)
+    return [f"{name}:{count}" for count in range(1, gpus.MAX_COUNTS.get(name.upper(), 0) + 1)]
+
+
+def _folders(fragment: str) -> Iterator[str]:
+    """The folders that a path can go on with; those that would need quotes are left out."""
+    head = fragment[: fragment.rfind("/") + 1]
+    try:
+        found = sorted(entry.name for entry in os.scandir(Path(head).expanduser()) if entry.is_dir())
+    except (OSError, RuntimeError):
+        return
+    hidden = fragment[len(head) :].startswith(".")
+    for name in found:
+        if split_words(name) == [name] and not re.search(r"['\"\\]", name) and name.startswith(".") == hidden:
+            yield f"{head}{name}/"
+
+
+def _run(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    return _after_options(OPTIONS, words, fragment, names)
+
+
+def _start(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    return _after_options([o for o in OPTIONS if o.scope in (SESSION, LIVE, HELP)], words, fragment, names)
+
+
+def _stop(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    if "--all" in words:
+        return None
+    return fragment, [*(name for name in names() if name not in words), *(() if words else ("--all",))]
+
+
+def _logs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    from skyrl_magic.ui.logs import LOG_OPTIONS
+
+    run_id = bool(words) and not words[0].startswith("-")
+    return _after_options(LOG_OPTIONS, words[1:] if run_id else words, fragment, names)
+
+
+_MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
+    "skyrl_modal": _run,
+    "skyrl_start": _start,
+    "skyrl_stop": _stop,
+    "skyrl_logs": _logs,
+}

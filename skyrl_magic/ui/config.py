@@ -1,0 +1,79 @@
+"""The settings of ``%config SkyRLMagic``: the session options as traitlets, with the same readers and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import Magics
+from traitlets import Any as AnyTrait
+from traitlets import TraitError, validate
+
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.options import Given, setting
+
+_NAMES = (
+    "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
+    "idle_timeout",
+)  # fmt: skip
+
+
+def _trait(text: str) -> Any:
+    return AnyTrait(None, allow_none=True, help=text).tag(config=True)
+
+
+class Settings(Magics):
+    """Defaults of this notebook's sessions; None leaves a value to the project file, the environment or the default."""
+
+    gpu = _trait("GPU type and count, as in A100:4, or none")
+    cpu = _trait("CPU cores")
+    memory = _trait("memory in MiB, or as in 32GiB")
+    image = _trait("container image")
+    volume = _trait("the volume at /root/data")
+    repo = _trait("path of the SkyRL checkout, or none")
+    app = _trait("Modal app")
+    secret = _trait("Modal secrets: a name or a list of names")
+    timeout = _trait("the container's longest life, in seconds or as in 4h")
+    ray = _trait("whether Ray is started: True or False")
+    backend = _trait("auto, modal or local")
+    session = _trait("name of the session")
+    idle_timeout = _trait("end the container when nothing has run for so long, in seconds or as in 10m")
+
+    @validate(*_NAMES)
+    def _check(self, proposal: dict[str, Any]) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if value is not None:
+            try:
+                setting(name, value)
+            except OptionError as error:
+                raise TraitError(str(error)) from None
+        return value
+
+    def given(self) -> Given:
+        """The settings as a layer of options."""
+        values = {name: getattr(self, name) for name in _NAMES}
+        return Given(**dict(setting(name, value) for name, value in values.items() if value is not None))
+
+    def assign(self, given: Given) -> None:
+        """Take over the values of ``given``; what it does not say stays."""
+        for name, value in as_settings(given).items():
+            setattr(self, name, value)
+
+
+def as_settings(given: Given) -> dict[str, object]:
+    """The values of ``given`` as :class:`Settings` takes them, without those that are not said."""
+    values: dict[str, object | None] = {
+        "gpu": None if given.gpu is None else str(given.gpu),
+        "cpu": given.cpu,
+        "memory": given.memory_mib,
+        "image": given.image,
+        "volume": given.volume,
+        "repo": given.repo,
+        "app": given.app,
+        "secret": None if given.secrets is None else list(given.secrets),
+        "timeout": given.timeout_s,
+        "ray": given.ray,
+        "backend": given.backend,
+        "session": given.session,
+        "idle_timeout": given.idle_timeout_s,
+    }
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,245 @@
+"""The cell's output: a run's streams, the phases of a start, and notices. Only this module knows IPython's display.
+
+In a kernel, redrawn lines, the tail and notices are ``text/plain`` displays. Front ends render ANSI colours in those
+and nothing else, so that no output of a container can be HTML. In a terminal or a script, everything is written to
+``sys.stdout`` and ``sys.stderr``. Used from the cell's own thread only: what another thread writes would appear under
+whichever cell runs then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TextIO
+
+from IPython.core.display_functions import publish_display_data
+from IPython.core.getipython import get_ipython
+
+from skyrl_magic.core.ansi import Tokenizer, harmless
+from skyrl_magic.core.display_intake import Intake
+from skyrl_magic.core.display_plan import DisplayPlan
+from skyrl_magic.core.display_queue import Action, ShowText, StreamText
+from skyrl_magic.core.display_tail import left_out_line
+from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, Output
+
+Clock = Callable[[], float]
+
+
+class RunDisplay:
+    """Shows a run in the cell. Feed it the run's frames, and call :meth:`tick` when :attr:`flush_due_s` has passed.
+
+    Args:
+        run_id: the run, for the line that says how to read what was left out.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, run_id: str, *, clock: Clock = time.monotonic) -> None:
+        self._view = _KernelView(run_id, clock) if in_kernel() else _TerminalView(run_id)
+
+    def feed(self, event: Output | Gap) -> None:
+        """Take the run's next frame, and show what is due. Raises :class:`ProtocolError` for a damaged frame."""
+        with _interrupts_after():
+            self._view.feed(event)
+            self._view.tick()
+
+    @property
+    def flush_due_s(self) -> float | None:
+        """Seconds until :meth:`tick` has something to do; None while nothing waits."""
+        return self._view.due_in_s()
+
+    def tick(self) -> None:
+        """Show what is due."""
+        with _interrupts_after():
+            self._view.tick()
+
+    def close(self, final: str | None = None) -> None:
+        """Show everything that waits, then ``final``, the line about how the run ended."""
+        with _interrupts_after():
+            self._view.close()
+            if final:
+                note(final)
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """For each stream, the offset of the next byte: where a watch of the run goes on."""
+        return self._view.intake.offsets
+
+    @property
+    def shown_bytes(self) -> int:
+        """Raw bytes of output that came, gaps apart, for ``WatchRun.shown_bytes``."""
+        return self._view.intake.shown_bytes
+
+
+class PhaseLine:
+    """One line that says what a start is doing, with times: ``image 0.2 s · checkout 0.4 s · Ray 9 s …``.
+
+    Args:
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._line = _KernelLine() if in_kernel() else _TerminalLine()
+        self._done: list[str] = []
+        self._phase = ""
+        self._since_s = 0.0
+
+    def begin(self, phase: str) -> None:
+        """The current phase is over, and ``phase`` begins."""
+        self._end_phase()
+        self._phase, self._since_s = phase, self._clock()
+        self.tick()
+
+    def tick(self) -> None:
+        """Show the running phase's time; call it about once a second."""
+        passed_s = self._clock() - self._since_s
+        running = [f"{self._phase} {passed_s:.0f} s …" if passed_s >= 1 else f"{self._phase} …"] if self._phase else []
+        self._line.show(" · ".join(self._done + running))
+
+    def done(self, text: str | None = None) -> None:
+        """Replace the line by ``text`` and the phases with their times, or by these alone."""
+        self._end_phase()
+        phases = " · ".join(self._done)
+        self._line.end(phases if text is None else f"{text} ({phases})" if phases else text)
+
+    def _end_phase(self) -> None:
+        if self._phase:
+            self._done.append(f"{self._phase} {self._clock() - self._since_s:.1f} s")
+            self._phase = ""
+
+
+def note(text: str) -> None:
+    """Show one line about what this package does; never dropped, as it is no part of the run's streams."""
+    line = _KernelLine() if in_kernel() else _TerminalLine()
+    line.end(text)
+
+
+def in_kernel() -> bool:
+    """Whether displays reach a front end: a notebook's kernel, not IPython in a terminal and not a script."""
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+class _KernelView:
+    def __init__(self, run_id: str, clock: Clock) -> None:
+        self._clock = clock
+        # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
+        self._plan = DisplayPlan(run_id, _display_id())
+        self.intake = self._plan.intake
+
+    def feed(self, event: Output | Gap) -> None:
+        self._plan.feed(event, self._clock())
+
+    def due_in_s(self) -> float | None:
+        now_s = self._clock()
+        due_s = self._plan.due_s(now_s)
+        return None if due_s is None else max(0.0, due_s - now_s)
+
+    def tick(self) -> None:
+        for action in self._plan.messages(self._clock()):
+            _perform(action)
+
+    def close(self) -> None:
+        for action in self._plan.finish(self._clock()):
+            _perform(action)
+
+
+class _TerminalView:
+    """A terminal redraws by itself and has no budget: the text goes through, without what could harm."""
+
+    def __init__(self, run_id: str) -> None:
+        self.intake = Intake()
+        self._run_id = run_id
+        self._tokens = {name: Tokenizer() for name in STREAMS}
+
+    def feed(self, event: Output | Gap) -> None:
+        missing_bytes, data = self.intake.take(event)
+        tokens = self._tokens[event.stream]
+        if missing_bytes:
+            tokens.reset()
+            _write(event.stream, f"\n{left_out_line(self._run_id, missing_bytes)}\n")
+        _write(event.stream, "".join(map(harmless, tokens.feed(data))))
+
+    def due_in_s(self) -> float | None:
+        return None
+
+    def tick(self) -> None:
+        pass
+
+    def close(self) -> None:
+        for name, tokens in self._tokens.items():
+            _write(name, "".join(map(harmless, tokens.feed(b"", final=True))))
+
+
+class _KernelLine:
+    def __init__(self) -> None:
+        self._display_id = _display_id()
+        self._text: str | None = None
+
+    def show(self, text: str) -> None:
+        if text != self._text:
+            _publish(self._display_id, {"text/plain": text}, update=self._text is not None)
+            self._text = text
+
+    end = show
+
+
+class _TerminalLine:
+    def show(self, text: str) -> None:
+        if sys.stdout.isatty():
+            _write("stdout", f"\r{text}\x1b[K")
+
+    def end(self, text: str) -> None:
+        self.show(text)
+        _write("stdout", "\n" if sys.stdout.isatty() else f"{text}\n")
+
+
+@contextlib.contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Let an interrupt (Stop) wait for the end of the block: a frame that is taken in half is lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # no interrupt is raised here
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            before(*waiting[0])
+
+
+def _perform(action: Action) -> None:
+    if isinstance(action, StreamText):
+        _write(action.stream, action.text)
+        return
+    data = {"text/plain": action.text}
+    if action.stream == STDERR and action.text:
+        # JupyterLab and VS Code prefer this type and show it as they show stderr. (An erased bar would be a red line.)
+        data["application/vnd.jupyter.stderr"] = action.text
+    _publish(action.display_id, data, update=not isinstance(action, ShowText))
+
+
+def _write(stream: str, text: str) -> None:
+    """One message in a kernel: its stream would else wait 0.2 s and join what comes by then."""
+    if text:
+        file: TextIO = sys.stderr if stream == STDERR else sys.stdout
+        file.write(text)
+        file.flush()
+
+
+def _publish(display_id: str, data: dict[str, str], *, update: bool) -> None:
+    # The function has no annotations.
+    publish: Callable[..., None] = publish_display_data
+    publish(data, {}, transient={"display_id": display_id}, update=update)
+
+
+def _display_id() -> str:
+    return f"skyrl-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,163 @@
+"""The magics: parse the line, call a service, show what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var_expand
+
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.imports import import_whole
+from skyrl_magic.core.options import HELP, LIVE, SESSION, Given, help_text, parse_line
+from skyrl_magic.ui.config import Settings
+
+if TYPE_CHECKING:
+    from skyrl_magic.ui.cells import Cells
+    from skyrl_magic.ui.notebook import Services
+
+_MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
+_START_HELP = "Start a session before it is needed, or change what can change while it runs."
+
+
+@magics_class
+class SkyRLMagic(Settings):
+    """``%%skyrl_modal`` and its sister magics. The traits are the notebook's defaults (``%config SkyRLMagic``).
+
+    Args:
+        shell: the shell that the magics are registered in.
+        make_services: builds the services; called by the first magic that needs them.
+    """
+
+    def __init__(self, shell: InteractiveShell, make_services: Callable[[], Services]) -> None:
+        super().__init__(shell=shell)
+        self._make_services = make_services
+        self._cells: Cells | None = None
+
+    @property
+    def cells(self) -> Cells:
+        """The notebook's use cases over the services (``ui.cells.Cells``), made when they are first needed."""
+        if self._cells is None:
+            import_whole("skyrl_magic.ui.cells")
+            from skyrl_magic.ui.cells import Cells
+
+            self._cells = Cells(self._make_services())
+        return self._cells
+
+    def close(self) -> None:
+        """Close the channels; sessions and runs go on."""
+        if self._cells is not None:
+            self._cells.close()
+            self._cells = None
+
+    # --- for the picker and the completer -----------------------------------------------------------------------
+
+    def session_names(self) -> list[str]:
+        """The names of this notebook's sessions; asks nobody."""
+        return [] if self._cells is None else self._cells.session_names()
+
+    def current_given(self) -> Given:
+        """The notebook's defaults."""
+        return self.given()
+
+    def use_defaults(self, given: Given) -> None:
+        """Make ``given`` the notebook's defaults; the next cell without options takes them."""
+        self.assign(given)
+        self.session = given.session  # the picker always says whether there is a name
+        if self._cells is not None:
+            self._cells.notebook.current = None
+
+    def start_from_picker(self, line: str) -> str:
+        """Start the session of the picker's options line and return the line that says so.
+
+        The picker shows its limits, so those of ``%config`` do not bound them.
+        """
+        config = dataclasses.replace(self.given(), timeout_s=None, idle_timeout_s=None)
+        return self.cells.start(parse_line(line, scopes=(SESSION, LIVE)).given, config, _folder())
+
+    # --- magics -------------------------------------------------------------------------------------------------
+
+    @no_var_expand
+    @line_cell_magic
+    def skyrl_modal(self, line: str, cell: str | None = None) -> None:
+        """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
+        parsed = parse_line(line)
+        given = parsed.given
+        if given.help:
+            _say(help_text("%%skyrl_modal", _MODAL_HELP))
+            return
+        if cell is not None and parsed.rest:
+            word = parsed.rest.split()[0]
+            raise OptionError(f"{word!r} is no option: the command of a %%skyrl_modal cell goes below its first line")
+        if given.out is not None and given.out == given.err:
+            raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
+        command = parsed.rest if cell is None else cell
+        if not command.strip():
+            raise OptionError("there is nothing to run: write a command, or use %skyrl_start to start a session")
+        if given.dry_run:
+            _say(self.cells.describe(given, self.given(), _folder(), command))
+            return
+        outcome = self.cells.run(given, self.given(), _folder(), command)
+        self._assign(outcome.variables)
+        if outcome.error is not None:
+            raise outcome.error
+
+    @no_var_expand
+    @line_magic
+    def skyrl_start(self, line: str) -> None:
+        """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
+        parsed = parse_line(line, scopes=(SESSION, LIVE, HELP))
+        if parsed.given.help:
+            _say(help_text("%skyrl_start", _START_HELP, scopes=(SESSION, LIVE, HELP)))
+            return
+        if parsed.rest:
+            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start")
+        self.cells.start(parsed.given, self.given(), _folder())
+
+    @line_magic
+    def skyrl_sessions(self, line: str) -> Any:
+        """A table of your running sessions."""
+        if line.strip():
+            raise OptionError("%skyrl_sessions takes no options")
+        return self.cells.sessions_table(self.given(), _folder())
+
+    @line_magic
+    def skyrl_stop(self, line: str) -> None:
+        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all``."""
+        self.cells.stop(line.split(), self.given(), _folder())
+
+    @no_var_expand
+    @line_magic
+    def skyrl_logs(self, line: str) -> None:
+        """Show or save the full output of a run: ``%skyrl_logs [RUN] [--stderr] [--tail N] [--save PATH]``."""
+        self.cells.logs(line, self.given(), _folder())
+
+    @line_magic
+    def skyrl_picker(self, line: str) -> None:
+        """Pick a session's resources with widgets."""
+        if line.strip():
+            raise OptionError("%skyrl_picker takes no options")
+        from skyrl_magic.ui.picker import show_picker
+
+        show_picker(self)
+
+    def _assign(self, variables: dict[str, str]) -> None:
+        if self.shell is not None:
+            self.shell.push(variables)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _folder() -> Path:
+    """The notebook's folder: the current one, also when somebody has deleted it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ.get("PWD") or Path.home())

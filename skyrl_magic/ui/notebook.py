@@ -1,0 +1,59 @@
+"""What one notebook knows: its services, its current session and its last run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+from skyrl_magic.core.options import Given
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.checkout import Checkout
+from skyrl_magic.service.runs import RunService
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sessions import SessionRequest, SessionService
+
+
+@dataclass
+class Services:
+    """The use cases that the magics call."""
+
+    sessions: SessionService
+    runs: RunService
+    auto_backend: Callable[[], str]
+
+    def close(self) -> None:
+        """Close the channels; sessions go on."""
+        self.sessions.close()
+
+
+@dataclass
+class Notebook:
+    """The state that lies between cells."""
+
+    config: Given = field(default_factory=Given)
+    """``%config`` as it was when the current session was chosen."""
+    current: SessionRequest | None = None
+    """What the current session was asked for: a cell without session options goes there."""
+    runs: dict[str, Session] = field(default_factory=dict)
+    """The sessions of this notebook's runs by run id, oldest first."""
+    told: set[str] = field(default_factory=set)
+    """Notes that were shown once and need not be repeated."""
+
+    @property
+    def last_run(self) -> str | None:
+        """The id of the run that was started last."""
+        return next(reversed(self.runs), None)
+
+    def once(self, note: str) -> bool:
+        """True the first time for each note."""
+        new = note not in self.told
+        self.told.add(note)
+        return new
+
+
+def request_for(
+    spec: SessionSpec, checkout: Checkout | None, idle_timeout_s: int, name: str | None, said: Given
+) -> SessionRequest:
+    """The session that a line asks for; one of the given name only needs to have what was ``said``."""
+    asked = None if name is None else frozenset(f.name for f in fields(said) if getattr(said, f.name) is not None)
+    return SessionRequest(spec, checkout, idle_timeout_s, name, asked)

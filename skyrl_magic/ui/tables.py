@@ -1,0 +1,61 @@
+"""Small tables that read well as text and as HTML; everything in them is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MINUTE_S, _HOUR_MIN, _KILO = 60, 60, 1000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a heading for each column, displayed by IPython.
+
+    Args:
+        columns: the headings.
+        rows: one text for each column.
+        empty: what is shown when there are no rows.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    empty: str = "(none)"
+
+    def __repr__(self) -> str:
+        """Columns padded with spaces."""
+        if not self.rows:
+            return self.empty
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<em>{html.escape(self.empty)}</em>"
+        head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in row) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def duration_text(seconds: float) -> str:
+    """``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if round(seconds, 1) < _MINUTE_S:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE_S)
+    if minutes < _HOUR_MIN:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // _HOUR_MIN} h {minutes % _HOUR_MIN} min"
+
+
+def size_text(size_bytes: float) -> str:
+    """``812 B``, ``4.2 kB``, ``48.3 MB`` (decimal units)."""
+    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1), ("GB", 1)):
+        if round(size_bytes, digits) < _KILO:
+            return f"{size_bytes:.{digits}f} {unit}"
+        size_bytes /= _KILO
+    return f"{size_bytes:.1f} TB"

@@ -1,0 +1,36 @@
+"""What all tests share: a loopback server of their own, and a client of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import modal
+import psutil
+import pytest
+from modal_proto import api_pb2
+
+from skyrl_magic.loopback.daemon import ServerAddress, ensure_server, stop_server
+
+
+def make_client(address: ServerAddress) -> modal.Client:
+    """A client of a server; the caller closes it."""
+    client = modal.Client(address.url, api_pb2.CLIENT_TYPE_CLIENT, (address.token_id, address.token_secret))
+    client.__enter__()  # type: ignore[no-untyped-call]
+    return client
+
+
+@pytest.fixture(scope="session")
+def loopback_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerAddress]:
+    """A server with a state directory of its own, ended with all its sandboxes after the tests."""
+    address = ensure_server(tmp_path_factory.mktemp("loopback"), timeout_s=60)
+    yield address
+    stop_server(address.state_dir, timeout_s=60)
+    assert not psutil.pid_exists(address.pid) or psutil.Process(address.pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(scope="session")
+def modal_client(loopback_server: ServerAddress) -> Iterator[modal.Client]:
+    """A client of the server."""
+    client = make_client(loopback_server)
+    yield client
+    client.close()

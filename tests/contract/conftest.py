@@ -1,0 +1,169 @@
+"""Sessions on every backend that can be had, through the services that the magics use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import modal
+import pytest
+
+from skyrl_magic.agent.build import build_agent
+from skyrl_magic.cloud.client import account_client
+from skyrl_magic.cloud.sandboxes import ModalBackend
+from skyrl_magic.core import protocol
+from skyrl_magic.core.gpus import parse_gpu
+from skyrl_magic.core.spec import DEFAULT_TIMEOUT_S, RunRequest, SessionSpec
+from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK
+from skyrl_magic.service.checkout import Checkout, open_checkout
+from skyrl_magic.service.runs import RunResult, RunService, new_run_id
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.watch import payload_bytes
+
+BACKENDS = ["local", *(["modal"] if os.environ.get("SKYRL_MAGIC_LIVE") == "1" else [])]
+
+
+class Recorder:
+    """A run's sink and a session's progress that keep what they hear."""
+
+    flush_due_s: float | None = None
+
+    def __init__(self) -> None:
+        self.events: list[protocol.Message] = []
+        self.notes: list[str] = []
+        self.phases: list[str] = []
+        self.on_event: Callable[[protocol.Message], None] = lambda _: None
+        self.on_phase: Callable[[str], None] = lambda _: None
+
+    def feed(self, event: protocol.Message) -> None:
+        self.events.append(event)
+        self.on_event(event)
+
+    def tick(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, phase: str) -> None:
+        self.phases.append(phase)
+        self.on_phase(phase)
+
+    def text(self, stream: str = protocol.STDOUT) -> str:
+        """What was sent of a stream."""
+        parts = [payload_bytes(e) for e in self.events if isinstance(e, protocol.Output) and e.stream == stream]
+        return b"".join(parts).decode()
+
+
+@dataclass
+class Ran:
+    """A finished run and what it showed."""
+
+    result: RunResult
+    sink: Recorder
+
+    @property
+    def out(self) -> str:
+        return self.sink.text()
+
+    @property
+    def err(self) -> str:
+        return self.sink.text(protocol.STDERR)
+
+
+@dataclass
+class Lab:
+    """One session of the suite."""
+
+    service: SessionService
+    runs: RunService
+    request: SessionRequest
+    session: Session
+    phases: list[str] = field(default_factory=list)
+
+    def run(self, cell: str, *, sink: Recorder | None = None, **options: object) -> Ran:
+        """Run a cell's text to its end."""
+        sink = sink or Recorder()
+        request = replace(RunRequest(cell), **options)  # type: ignore[arg-type]
+        watch = self.runs.start(self.session, request, new_run_id(), sink)
+        return Ran(self.runs.follow(self.session, request, watch, sink), sink)
+
+
+def make_checkout(root: Path, *, old_layout: bool) -> Checkout:
+    """A small checkout of either layout, with what a mount loses: a symlink, a mode, an empty folder."""
+    project = root / "skyrl-train" if old_layout else root
+    (project / "examples" / "gsm8k").mkdir(parents=True)
+    (project / "pyproject.toml").write_text("[project]\nname = 'skyrl'\n")
+    (project / "examples" / "gsm8k" / "hello.py").write_text("print('hello from gsm8k')\n")
+    script = project / "examples" / "run.sh"
+    script.write_text("#!/bin/bash\necho ran in $PWD\n")
+    script.chmod(0o755)
+    (project / "examples" / "link.py").symlink_to("gsm8k/hello.py")
+    (root / "skyrl-gym" / "skyrl_gym").mkdir(parents=True)
+    (root / "skyrl-gym" / "pyproject.toml").write_text("[project]\nname = 'skyrl-gym'\n")
+    (root / "empty").mkdir()
+    (root / "__pycache__").mkdir()
+    (root / "__pycache__" / "x.pyc").write_bytes(b"no")
+    (root / ".git").mkdir()
+    (root / ".git" / "HEAD").write_text("no")
+    if old_layout:
+        (project / "skyrl-gym").symlink_to("../skyrl-gym/")
+    else:
+        (root / "skyrl-train").mkdir()
+        (root / "skyrl-train" / "README.md").write_text("moved\n")
+    return open_checkout(root)
+
+
+def make_backend(name: str, modal_client: modal.Client) -> ModalBackend:
+    """The backend of this name; the local one on the suite's own server."""
+    if name == "local":
+        return ModalBackend(name, modal_client, {"SKYRL_RAY_START_LOCK": MACHINE_LOCK})
+    return ModalBackend(name, account_client())
+
+
+def make_spec(backend: str, checkout: Checkout | None, *, gpu: str = "none", ray: bool = False) -> SessionSpec:
+    """A spec of the suite's app and volume."""
+    return SessionSpec(
+        backend=backend,
+        gpu=parse_gpu(gpu),
+        image="novaskyai/skyrl-train-ray-2.57.0-py3.12-cu13.0",
+        volume="skyrl-magic-contract",
+        app="skyrl-magic-contract",
+        timeout_s=DEFAULT_TIMEOUT_S,
+        ray=ray,
+        repo=str(checkout.root) if checkout else "",
+    )
+
+
+@pytest.fixture(scope="session")
+def agent_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The agent's zipapp."""
+    return build_agent(tmp_path_factory.mktemp("agent") / "agent.pyz")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def service(request: pytest.FixtureRequest, modal_client: modal.Client, agent_path: Path) -> Iterator[SessionService]:
+    """The session service over one backend."""
+    backend = make_backend(request.param, modal_client)
+    service = SessionService(lambda _: backend, lambda: agent_path)
+    service.backend_name = request.param  # type: ignore[attr-defined]
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module", params=["L4", "none"])
+def lab(
+    request: pytest.FixtureRequest, service: SessionService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """A warm session without Ray; once with a GPU asked for (V1 calls) and once without (V2)."""
+    backend: str = service.backend_name  # type: ignore[attr-defined]
+    checkout = make_checkout(tmp_path_factory.mktemp("checkout") / "SkyRL", old_layout=request.param == "L4")
+    wanted = SessionRequest(make_spec(backend, checkout, gpu=request.param), checkout, 600)
+    progress = Recorder()
+    session, created = service.ensure(wanted, progress)
+    assert created
+    yield Lab(service, RunService(), wanted, session, progress.phases)
+    service.stop(wanted.spec.backend, wanted.spec.app, session.name)

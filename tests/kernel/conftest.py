@@ -1,0 +1,122 @@
+"""A real ipykernel with the extension loaded, on the suite's own loopback server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from skyrl_magic.loopback.daemon import ServerAddress
+from tests.contract.conftest import make_checkout
+
+CELL_TIMEOUT_S = 120
+
+
+@dataclass
+class Cell:
+    """What a cell sent: its messages on iopub, in order."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    status: str = ""
+
+    def text(self, name: str) -> str:
+        """All of one stream."""
+        return "".join(m["content"]["text"] for m in self.messages if _is_stream(m, name))
+
+    @property
+    def out(self) -> str:
+        return self.text("stdout")
+
+    @property
+    def err(self) -> str:
+        return self.text("stderr")
+
+    @property
+    def notes(self) -> list[str]:
+        """The texts of displays, an updated one with its last text."""
+        shown: dict[str, str] = {}
+        for number, message in enumerate(self.messages):
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                key = message["content"].get("transient", {}).get("display_id") or str(number)
+                shown[key] = message["content"]["data"].get("text/plain", "")
+        return list(shown.values())
+
+    @property
+    def result(self) -> str:
+        """The text of the cell's value."""
+        texts = [m["content"]["data"]["text/plain"] for m in self.messages if m["msg_type"] == "execute_result"]
+        return "".join(texts)
+
+    @property
+    def error(self) -> list[str]:
+        """The lines of the error's traceback, empty without one."""
+        return [line for m in self.messages if m["msg_type"] == "error" for line in m["content"]["traceback"]]
+
+
+def _is_stream(message: dict[str, Any], name: str) -> bool:
+    return bool(message["msg_type"] == "stream" and message["content"]["name"] == name)
+
+
+class Kernel:
+    """A kernel and a client of it."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.on_text: tuple[str, Callable[[], object]] | None = None
+        """A text, and what to do once when it has been shown."""
+        self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
+        self.manager.start_kernel(cwd=str(folder), env=os.environ | env)
+        self.client: BlockingKernelClient = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str, *, interrupt_at: str = "") -> Cell:
+        """Execute a cell; interrupt the kernel once, when ``interrupt_at`` has been shown."""
+        cell = Cell()
+        interrupted = threading.Event()
+
+        def hear(message: dict[str, Any]) -> None:
+            cell.messages.append(message)
+            if interrupt_at and interrupt_at in cell.out and not interrupted.is_set():
+                interrupted.set()
+                self.manager.interrupt_kernel()
+            if self.on_text and self.on_text[0] in cell.out:
+                _, do = self.on_text
+                self.on_text = None
+                do()
+
+        reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, output_hook=hear, store_history=True)
+        cell.status = reply["content"]["status"]
+        return cell
+
+    def close(self) -> None:
+        """End the kernel."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+
+
+def make_kernel(folder: Path, server: ServerAddress) -> Kernel:
+    """A kernel in ``folder`` whose local backend is ``server``, without a Modal account."""
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    env = {"SKYRL_MAGIC_LOOPBACK_DIR": str(server.state_dir), "HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
+    return Kernel(folder, env | dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), ""))
+
+
+@pytest.fixture(scope="module")
+def kernel(loopback_server: ServerAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel in a checkout, with the extension loaded and a session without Ray as its default."""
+    checkout = make_checkout(tmp_path_factory.mktemp("kernel") / "SkyRL", old_layout=False)
+    kernel = make_kernel(checkout.root, loopback_server)
+    kernel.run("%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False")
+    yield kernel
+    kernel.run("%skyrl_stop --all")
+    kernel.close()

@@ -1,0 +1,248 @@
+"""The magics in a real kernel, on the local backend."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.loopback.daemon import ServerAddress
+from tests.contract.conftest import make_checkout
+from tests.kernel.conftest import Kernel, make_kernel
+
+
+def test_first_cell_tells_what_it_started(kernel: Kernel) -> None:
+    kernel.run("%skyrl_stop --all")
+    cell = kernel.run("%%skyrl_modal\necho hello")
+    assert cell.out == "hello\n"
+    assert re.fullmatch(
+        r"session none-[0-9a-f]{6}: no GPU, volume skyrl-data, checkout .*/SkyRL"
+        r" \(image [\d.]+ s · checkout [\d.]+ s · container [\d.]+ s\)",
+        cell.notes[0],
+    )
+    assert any(note.startswith("local backend, no Modal account is set up") for note in cell.notes)
+    again = kernel.run("%%skyrl_modal\necho hello")
+    assert (again.out, again.notes) == ("hello\n", [])
+
+
+def test_line_magic_reaches_bash_unchanged(kernel: Kernel) -> None:
+    assert kernel.run("x = 1\n%skyrl_modal echo \"$HOME {x} 'q'\" | cat; echo $((1+1))").out == "/root {x} 'q'\n2\n"
+
+
+def test_cell_text_is_not_expanded(kernel: Kernel) -> None:
+    assert kernel.run("%%skyrl_modal\nx=7; echo $x {x} $sys\n").out == "7 {x}\n"
+
+
+def test_failure_raises_one_line(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal\necho out; exit 3")
+    assert cell.status == "error"
+    assert len(cell.error) == 1
+    says = r"RunFailed.*run \w{6} failed: exit code 3 after [\d.]+ s; %skyrl_logs \w{6} shows its output"
+    assert re.search(says, cell.error[0])
+    assert cell.out == "out\n"
+
+
+def test_failure_that_does_not_raise(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal --no-raise-error\nexit 3")
+    assert cell.status == "ok"
+    assert any("exit code 3" in note for note in cell.notes)
+
+
+def test_a_signal_is_named(kernel: Kernel) -> None:
+    assert "137 (SIGKILL)" in kernel.run("%skyrl_modal kill -9 $$").error[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("%%skyrl_modal --gpuu L4\nls", "did you mean --gpu?"),
+        ("%%skyrl_modal --gpu L5\nls", "did you mean L4?"),
+        ("%%skyrl_modal nvidia-smi\nls", "goes below its first line"),
+        ("%%skyrl_modal\n\n", "nothing to run"),
+        ("%%skyrl_modal --env HF_TOKEN=x\nls", "--secret NAME"),
+        ("%skyrl_modal --repo /nowhere ls", "there is no such folder"),
+        ("%skyrl_modal --python x", "unknown option --python"),
+        ("%skyrl_stop nosuch", "there is no session nosuch"),
+        ("%skyrl_logs nosuch", "no run nosuch"),
+        ("%skyrl_sessions --all", "takes no options"),
+    ],
+)
+def test_wrong_lines_answer_in_one_line_and_start_nothing(kernel: Kernel, line: str, says: str) -> None:
+    before = kernel.run("%skyrl_sessions").result
+    cell = kernel.run(line)
+    assert cell.status == "error"
+    assert len(cell.error) == 1
+    assert says in cell.error[0]
+    after = kernel.run("%skyrl_sessions").result
+    assert _names(after) == _names(before)
+
+
+def _names(table: str) -> list[str]:
+    return sorted(line.lstrip("* ").split()[0] for line in table.splitlines()[1:])
+
+
+def test_dry_run_touches_nothing(kernel: Kernel) -> None:
+    before = kernel.run("%skyrl_sessions").result
+    cell = kernel.run("%%skyrl_modal --gpu A100:4 --timeout 2h --dry-run\nnvidia-smi")
+    shown = dict(line.split(None, 1) for line in cell.out.splitlines() if line.split(None, 1)[1:])
+    assert (shown["gpu"], shown["timeout"], shown["command"]) == ("A100:4", "7200 s", "nvidia-smi")
+    assert _names(kernel.run("%skyrl_sessions").result) == _names(before)
+
+
+def test_help(kernel: Kernel) -> None:
+    assert "--no-raise-error" in kernel.run("%skyrl_modal -h").out
+    assert "--errexit" not in kernel.run("%skyrl_start -h").out
+
+
+def test_capture(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal --out a --err b\nseq 1 100000; echo oops >&2")
+    assert (cell.out, cell.err) == ("", "")
+    assert kernel.run("print(len(a), a.split()[-1], repr(b))").out == "588895 100000 'oops\\n'\n"
+
+
+def test_captured_output_of_a_failed_run_is_there(kernel: Kernel) -> None:
+    assert kernel.run("%%skyrl_modal --out c\necho before; false").status == "error"
+    assert kernel.run("print(repr(c))").out == "'before\\n'\n"
+
+
+def test_stop_ends_the_run_and_raises(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal\necho begun; sleep 300", interrupt_at="begun")
+    assert cell.status == "error"
+    assert "was stopped by SIGINT" in cell.error[-1]
+    assert "sleep 300" not in kernel.run("%skyrl_modal pgrep -af [s]leep; true").out
+
+
+def test_partial_lines_are_shown_while_the_run_goes_on(kernel: Kernel) -> None:
+    # The interrupt only comes when the partial line was seen, and only it ends the cell.
+    cell = kernel.run("%%skyrl_modal\nprintf 'no newline'; sleep 300", interrupt_at="no newline")
+    assert "was stopped" in cell.error[-1]
+
+
+def test_flood_is_bounded_and_its_log_whole(kernel: Kernel, tmp_path: Path) -> None:
+    cell = kernel.run("%%skyrl_modal\nseq 1 3000000")
+    size = sum(len(str(i)) + 1 for i in range(1, 3_000_001))
+    assert len(cell.messages) < 100
+    assert sum(len(str(m["content"])) for m in cell.messages) < 3_000_000
+    assert any("left out" in note for note in cell.notes)
+    assert any("3000000" in note for note in cell.notes)
+    saved = tmp_path / "log.txt"
+    kernel.run(f"%skyrl_logs --save {saved}")
+    assert saved.stat().st_size == size
+    assert kernel.run("%skyrl_logs --tail 2").out == "2999999\n3000000\n"
+    assert kernel.run("%skyrl_logs --bytes 0:4").out == "1\n2\n"
+
+
+def test_logs_of_a_run_show_both_streams(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal\necho one; echo two >&2")
+    cell = kernel.run("%skyrl_logs")
+    assert (cell.out, cell.err) == ("one\n", "two\n")
+    assert kernel.run("%skyrl_logs --stderr").out == ""
+
+
+def test_config_is_checked_and_used(kernel: Kernel) -> None:
+    cell = kernel.run("%config SkyRLMagic.gpu = 'L5'")
+    assert "did you mean L4?" in "".join(cell.error) + cell.err
+    kernel.run("%config SkyRLMagic.volume = 'other'")
+    assert "other at /root/data" in kernel.run("%skyrl_modal --gpu none --dry-run ls").out
+    kernel.run("%config SkyRLMagic.volume = None")
+
+
+def test_two_sessions_and_the_way_back(kernel: Kernel) -> None:
+    cell = kernel.run("%skyrl_modal --session second hostname")
+    assert any("still running" in note for note in cell.notes)
+    kernel.run("%skyrl_modal echo x > /tmp/mark")
+    assert kernel.run("%skyrl_modal --session second cat /tmp/mark").out == "x\n"
+    assert kernel.run("%skyrl_modal --gpu none cat /tmp/mark").status == "error"
+    conflict = kernel.run("%skyrl_modal --session second --gpu T4 ls")
+    assert "session second runs with gpu none (asked: T4)" in conflict.error[0]
+    kernel.run("%skyrl_stop second")
+
+
+def test_idle_timeout_changes_live_and_ends_the_container(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal --session brief --idle-timeout 1s true")
+    # The session's own end is the event: its name is free again when the table has it no more.
+    code = (
+        "import time\n"
+        "deadline = time.monotonic() + 60\n"
+        "while 'brief' in repr(get_ipython().run_line_magic('skyrl_sessions', '')) and time.monotonic() < deadline:\n"
+        "    time.sleep(0.2)\n"
+    )
+    kernel.run(code)
+    assert "brief" not in kernel.run("%skyrl_sessions").result
+    cell = kernel.run("%skyrl_modal --session brief --idle-timeout 600s echo again")
+    assert cell.out == "again\n", cell.error
+    assert any("had ended" in note for note in cell.notes)
+    kernel.run("%skyrl_stop brief")
+
+
+def test_another_notebook_joins_the_same_session(kernel: Kernel, loopback_server: ServerAddress) -> None:
+    kernel.run("%skyrl_modal --gpu none echo hello > /tmp/from-the-first")
+    other = make_kernel(kernel.folder, loopback_server)
+    try:
+        other.run("%load_ext skyrl_magic")
+        cell = other.run("%skyrl_modal --gpu none --no-ray cat /tmp/from-the-first")
+        assert cell.out == "hello\n"
+        assert not any("container" in note for note in cell.notes)
+    finally:
+        other.close()
+
+
+def test_after_a_kernels_death_the_next_one_finds_the_run_that_goes_on(
+    loopback_server: ServerAddress, tmp_path: Path
+) -> None:
+    folder = make_checkout(tmp_path / "SkyRL", old_layout=False).root
+    setup = "%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False"
+    kernel = make_kernel(folder, loopback_server)
+    try:
+        kernel.run(setup)
+        pid = int(kernel.run("import os\nprint(os.getpid())").out)
+        kernel.client.execute("%%skyrl_modal\necho begun; sleep 300")
+        seen = ""
+        while "begun" not in seen:
+            seen += kernel.client.get_iopub_msg(timeout=60)["content"].get("text", "")
+        os.kill(pid, signal.SIGKILL)  # a restart by Jupyter interrupts the cell first, which stops its run
+    finally:
+        kernel.close()
+    kernel = make_kernel(folder, loopback_server)
+    try:
+        kernel.run(setup)
+        (row,) = [line for line in kernel.run("%skyrl_sessions").result.splitlines() if line.startswith("* ")]
+        assert "1 run" in row
+        cell = kernel.run("%skyrl_logs")
+        assert cell.out == "begun\n", cell.error
+    finally:
+        kernel.run("%skyrl_stop")
+        kernel.close()
+
+
+def test_unload_leaves_sessions_running(loopback_server: ServerAddress, tmp_path: Path) -> None:
+    kernel = make_kernel(make_checkout(tmp_path / "SkyRL", old_layout=False).root, loopback_server)
+    try:
+        kernel.run("%load_ext skyrl_magic")
+        kernel.run("%skyrl_modal --session kept --gpu none --no-ray true")
+        kernel.run("%unload_ext skyrl_magic")
+        assert kernel.run("%skyrl_modal ls").status == "error"
+        kernel.run("%load_ext skyrl_magic")
+        assert kernel.run("%skyrl_modal --session kept echo back").out == "back\n"
+        kernel.run("%skyrl_stop kept")
+    finally:
+        kernel.close()
+
+
+def test_load_ext_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "import IPython.core.magics.extension\n"
+        "before = set(sys.modules), threading.active_count()\n"
+        "get_ipython().run_line_magic('load_ext', 'skyrl_magic')\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before[0]}\n"
+        "print(sorted(new - set(sys.stdlib_module_names)), threading.active_count() - before[1])\n"
+    )
+    fresh = Kernel(tmp_path, {"IPYTHONDIR": str(tmp_path / "ipython")})
+    try:
+        assert fresh.run(code).out == "['skyrl_magic'] 0\n"
+    finally:
+        fresh.close()

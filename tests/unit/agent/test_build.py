@@ -1,0 +1,86 @@
+"""The zipapp: the same bytes each time, and nothing in it but the standard library and itself."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.agent.build import build_agent
+from skyrl_magic.core import protocol
+from tests.unit.agent.harness import Session
+
+
+def test_the_same_sources_make_the_same_bytes(tmp_path: Path) -> None:
+    one = build_agent(tmp_path / "a" / "one.pyz")
+    two = build_agent(tmp_path / "two.pyz")
+    assert one == tmp_path / "a" / "one.pyz"
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_without_a_place_it_goes_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = build_agent()
+    assert path.is_relative_to(tmp_path)
+    assert build_agent() == path
+    assert path.read_bytes() == build_agent(tmp_path / "x.pyz").read_bytes()
+
+
+def test_it_holds_the_agent_and_the_protocol_alone(agent: Path) -> None:
+    with zipfile.ZipFile(agent) as archive:
+        names = set(archive.namelist())
+    assert {"__main__.py", "skyrl_magic/core/protocol.py", "skyrl_magic/agent/supervisor.py"} <= names
+    core = {Path(name).name for name in names if name.startswith("skyrl_magic/core/")}
+    assert core == {"__init__.py", "protocol.py"}
+    assert "skyrl_magic/agent/build.py" not in names
+
+
+def test_it_imports_the_standard_library_alone(agent: Path) -> None:
+    # -S leaves site-packages out, -I the current folder and the user's variables.
+    lines = ["import sys", f"sys.path.insert(0, {str(agent)!r})"]
+    with zipfile.ZipFile(agent) as archive:
+        names = [name for name in archive.namelist() if name.startswith("skyrl_magic/agent/")]
+    lines += [f"import {name[:-3].replace('/', '.')}" for name in names]
+    code = "\n".join(lines)
+    subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_its_syntax_is_python_3_9(agent: Path) -> None:
+    with zipfile.ZipFile(agent) as archive:
+        for name in archive.namelist():
+            ast.parse(archive.read(name), name, feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+def test_it_runs_on_the_pythons_of_containers(make_session: Callable[..., Session], version: str) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"this machine has no Python {version}")
+    session = make_session(python=python)
+    channel = session.attach()
+    channel.send(protocol.PutFile("f", payload=b"text"))
+    change = protocol.pack_json({"set": {"f": ["f", 0o600, "", 4]}, "remove": []})
+    channel.ask(protocol.ApplyCheckout(0, 1, change), protocol.CheckoutState)
+    assert channel.run("cat f; echo err >&2; kill -TERM $$").signal == signal.SIGTERM
+    assert (channel.text(), channel.text(protocol.STDERR)) == (b"text", b"err\n")
+    assert channel.journal() == b"text"
+    channel.ask(protocol.StopSession(), protocol.Done)
+    assert session.wait() == 0
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of this version, from PATH or where the common managers put them."""
+    on_path = shutil.which(f"python{version}")
+    places = [on_path] if on_path else []
+    places += map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for place in places:
+        if subprocess.run([place, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return place
+    return None

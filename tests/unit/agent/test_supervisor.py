@@ -1,0 +1,295 @@
+"""The supervisor's own life: boot, Ray, commits, idle time, the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.core import protocol
+from tests.unit.agent.harness import Attached, Gate, Session, alive, until
+
+MakeSession = Callable[..., Session]
+
+
+def status_of(channel: Attached) -> protocol.Status:
+    answer = channel.ask(protocol.GetStatus(), protocol.Status)
+    assert isinstance(answer, protocol.Status)
+    return answer
+
+
+def program(folder: Path, name: str, script: str) -> dict[str, str]:
+    """An environment in whose PATH ``name`` is ``script``, before the machine's own."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+# --- boot ---
+
+
+def test_boot_links_the_volume_and_keeps_what_is_there(session: Session, channel: Attached) -> None:
+    link = session.folder / "home" / "data"
+    assert link.resolve() == session.volume.resolve()
+    channel.run(f"echo kept >{link}/file")
+    assert (session.volume / "file").read_text() == "kept\n"
+
+
+def test_boot_leaves_an_existing_link_folder_alone(make_session: MakeSession, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "mine").touch()
+    make_session(volume_link=str(there)).attach()
+    assert not there.is_symlink()
+    assert (there / "mine").exists()
+
+
+def test_the_old_layout_runs_in_its_project_with_gym_beside_it(make_session: MakeSession, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "skyrl-train").mkdir(parents=True)
+    (checkout / "skyrl-train" / "pyproject.toml").touch()
+    (checkout / "skyrl-gym").mkdir()
+    (checkout / "skyrl-gym" / "pyproject.toml").touch()
+    channel = make_session(checkout_dir=str(checkout)).attach()
+    assert channel.wait_for(protocol.Welcome).workdir == str(checkout / "skyrl-train")
+    channel.run("pwd; ls skyrl-gym")
+    assert channel.text().decode().split() == [str(checkout / "skyrl-train"), "pyproject.toml"]
+    assert (checkout / "skyrl-train" / "skyrl-gym").readlink() == Path("../skyrl-gym")
+
+
+def test_todays_layout_runs_at_its_root(make_session: MakeSession, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "skyrl-train").mkdir(parents=True)
+    (checkout / "skyrl-train" / "README.md").touch()
+    (checkout / "skyrl-gym").mkdir()
+    channel = make_session(checkout_dir=str(checkout)).attach()
+    assert channel.wait_for(protocol.Welcome).workdir == str(checkout)
+    assert not (checkout / "skyrl-train" / "skyrl-gym").exists()
+
+
+def test_a_configured_workdir_wins(make_session: MakeSession) -> None:
+    channel = make_session(workdir="a/b").attach()
+    assert channel.wait_for(protocol.Welcome).workdir.endswith("SkyRL/a/b")
+
+
+# --- Ray: what the session does when its start fails or takes long; a real Ray is in the contract's tests ---
+
+
+def test_without_ray_on_path_runs_start_all_the_same(make_session: MakeSession) -> None:
+    channel = make_session(ray=True, env={"PATH": "/usr/bin:/bin"}).attach()
+    status = status_of(channel)
+    assert (status.ray, status.ray_detail) == ("failed", "there is no 'ray' on PATH in this container")
+    assert channel.run("echo on").exit_code == 0
+
+
+def test_a_failed_start_is_tried_again_and_explained(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "ray", f'echo "$@" >>{tmp_path}/tries; echo no ports >&2; exit 1')
+    channel = make_session(ray=True, env=env).attach()
+    assert channel.run("echo on").exit_code == 0
+    status = status_of(channel)
+    assert (status.ray, status.ray_detail) == ("failed", "no ports")
+    assert [line.split()[:2] for line in (tmp_path / "tries").read_text().splitlines()] == [["start", "--head"]] * 2
+
+
+def test_runs_wait_for_ray_and_clients_hear_of_it(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
+    env = program(tmp_path / "bin", "ray", f"read _ <{gate}; setsid -f sleep 600 >/dev/null 2>&1 </dev/null")
+    session = make_session(ray=True, env=env)
+    channel = session.attach()
+    channel.start("echo on")
+    channel.send(protocol.WatchRun("run-1"))
+    assert channel.wait_for(protocol.RunWaiting).reason == "ray"
+    assert status_of(channel).ray == "starting"
+    gate.say()
+    pushed = channel.wait_for(protocol.Status, lambda status: status.request == 0)
+    assert (pushed.ray, pushed.ray_detail) == ("ready", "")
+    assert pushed.ray_seconds > 0
+    assert channel.ended().exit_code == 0
+    session.close()
+
+
+def test_a_run_that_waits_can_be_stopped(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "ray", "sleep 600")
+    channel = make_session(ray=True, env=env).attach()
+    channel.start(f"touch {tmp_path}/ran")
+    channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for(protocol.RunWaiting)
+    channel.send(protocol.SignalRun(0, "run-1", signal.SIGINT))
+    ended = channel.ended()
+    assert (ended.exit_code, ended.signal, ended.stdout_bytes) == (130, signal.SIGINT, 0)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession, tmp_path: Path) -> None:
+    daemon = f"setsid -f bash -c 'echo $$ >{tmp_path}/pid; exec sleep 600' >/dev/null 2>&1"
+    session = make_session(ray=True, env=program(tmp_path / "bin", "ray", daemon))
+    channel = session.attach()
+    channel.run("true")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    pid = int((tmp_path / "pid").read_text())
+    assert alive(pid)
+    session.close()
+    assert not alive(pid)
+
+
+# --- commits ---
+
+
+def test_the_volume_is_committed_before_the_end_is_told(make_session: MakeSession, tmp_path: Path) -> None:
+    # The copy is what a client would see on the volume from outside.
+    env = program(tmp_path / "bin", "sync", f'cp -r "$1"/. {tmp_path}/committed')
+    (tmp_path / "committed").mkdir()
+    session = make_session(env=env)
+    channel = session.attach()
+    assert channel.run(f"echo result >{session.volume}/file").commit_error == ""
+    assert (tmp_path / "committed" / "file").read_text() == "result\n"
+
+
+def test_commits_are_never_two_at_once(make_session: MakeSession, tmp_path: Path) -> None:
+    script = f"mkdir {tmp_path}/lock || exit 1; sleep 0.1; rmdir {tmp_path}/lock; echo x >>{tmp_path}/count"
+    channel = make_session(env=program(tmp_path / "bin", "sync", script)).attach()
+    ids = [f"run-{number}" for number in range(10)]
+    for run_id in ids:
+        channel.send(protocol.StartRun(0, run_id, payload=b"true"), protocol.WatchRun(run_id))
+    assert [channel.ended(run_id).commit_error for run_id in ids] == [""] * 10
+    # Those that ended meanwhile share the next one.
+    assert 1 < len((tmp_path / "count").read_text().split()) < 10
+
+
+def test_a_failed_commit_is_one_line(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "sync", "printf 'sync: disk on fire\\nmore\\n' >&2; exit 1")
+    ended = make_session(env=env).attach().run("exit 3")
+    assert (ended.exit_code, ended.commit_error) == (3, "the volume could not be committed: sync: disk on fire")
+
+
+@pytest.mark.timeout(120)
+def test_the_volume_is_committed_while_a_run_goes_on(make_session: MakeSession, tmp_path: Path) -> None:
+    channel = make_session(env=program(tmp_path / "bin", "sync", f"echo x >>{tmp_path}/count")).attach()
+    channel.start("sleep 600")
+    until((tmp_path / "count").exists)
+    assert status_of(channel).active_runs == ["run-1"]
+
+
+# --- the end ---
+
+
+def test_a_session_is_not_idle_while_something_runs(channel: Attached, gate: Gate) -> None:
+    channel.start(f"read _ <{gate}")
+    channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for(protocol.RunStarted)
+    assert (status_of(channel).idle_s, status_of(channel).active_runs) == (0.0, ["run-1"])
+    gate.say()
+    channel.ended()
+    assert status_of(channel).idle_s > 0
+    assert status_of(channel).active_runs == []
+
+
+def test_idle_time_ends_the_session(make_session: MakeSession) -> None:
+    session = make_session(idle_timeout_s=1.0)
+    channel = session.attach()
+    channel.run("sleep 2; echo long")  # longer than the idle time, which does not run meanwhile
+    assert channel.text() == b"long\n"
+    assert session.wait() == 0
+    assert channel.process.wait(60) == 69
+
+
+def test_pings_and_looks_do_not_keep_a_session(make_session: MakeSession) -> None:
+    session = make_session(idle_timeout_s=1.5)
+    channel = session.attach()
+
+    def look() -> None:
+        for _ in range(1200):
+            channel.send(protocol.Ping(1))
+            channel.ask(protocol.GetStatus(), protocol.Status)
+            channel.ask(protocol.ListRuns(), protocol.RunList)
+            time.sleep(0.05)
+
+    with pytest.raises((EOFError, BrokenPipeError)):
+        look()
+    assert session.wait() == 0
+
+
+def test_use_keeps_a_session(make_session: MakeSession) -> None:
+    session = make_session(idle_timeout_s=3.0)
+    channel = session.attach()
+    channel.run("echo 1")
+    began = time.monotonic()
+    while time.monotonic() - began < 4.5:
+        channel.journal()
+        time.sleep(0.3)
+    assert session.process.poll() is None
+
+
+def test_idle_time_can_be_changed(make_session: MakeSession) -> None:
+    session = make_session()
+    channel = session.attach()
+    refused = channel.ask(protocol.Configure(idle_timeout_s=-1.0), protocol.Done, protocol.Failed)
+    assert isinstance(refused, protocol.Failed)
+    assert isinstance(channel.ask(protocol.Configure(), protocol.Done, protocol.Failed), protocol.Done)
+    assert status_of(channel).idle_timeout_s == 600.0
+    channel.ask(protocol.Configure(idle_timeout_s=0.5), protocol.Done)
+    assert session.wait() == 0
+
+
+def test_sigterm_stops_runs_and_tells_their_watchers(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "sync", f'cp -r "$1"/. {tmp_path}/committed')
+    (tmp_path / "committed").mkdir()
+    session = make_session(env=env)
+    channel = session.attach()
+    at_term = f"echo bye; echo late >{session.volume}/late; exit 9"
+    channel.start(f"trap '{at_term}' TERM; echo up; while :; do sleep 0.05; done")
+    channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for_output(b"up\n")
+    session.process.send_signal(signal.SIGTERM)
+    assert channel.ended().exit_code == 9
+    assert channel.ended().reason == "the container is being ended (timeout, preemption or stop)"
+    assert channel.text() == b"up\nbye\n"
+    assert session.wait() == 0
+    assert (tmp_path / "committed" / "late").exists()
+    assert channel.process.wait(60) == 69
+
+
+def test_sigterm_kills_what_does_not_go(session: Session, channel: Attached, tmp_path: Path) -> None:
+    channel.start(f"trap '' TERM; echo $$ >{tmp_path}/pid; echo up; while :; do sleep 0.05; done")
+    channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for_output(b"up\n")
+    session.process.send_signal(signal.SIGTERM)
+    assert channel.ended().signal == signal.SIGKILL
+    assert session.wait() == 0
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_stop_session_is_answered_first(session: Session, channel: Attached) -> None:
+    assert channel.run("kill -TERM $$", "before").reason == ""
+    channel.start("sleep 600")
+    channel.send(protocol.WatchRun("run-1"))
+    assert isinstance(channel.ask(protocol.StopSession(), protocol.Done), protocol.Done)
+    late = channel.ask(protocol.StartRun(0, "run-2", payload=b"true"), protocol.Done, protocol.Failed)
+    assert isinstance(late, protocol.Failed)
+    assert late.code == "stopping"
+    assert channel.ended().reason == "the session was stopped"
+    assert session.wait() == 0
+
+
+def test_a_killed_supervisor_takes_its_runs_with_it(session: Session, channel: Attached, tmp_path: Path) -> None:
+    channel.start(f"echo $$ >{tmp_path}/pid; echo up; sleep 600")
+    channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for_output(b"up\n")
+    session.process.kill()
+    session.process.wait()
+    until(lambda: not alive(int((tmp_path / "pid").read_text())))
+    assert channel.process.wait(60) == 69
+
+
+def test_a_wrong_configuration_is_refused(agent: Path) -> None:
+    for text in ("{", "[]", '{"session": "x"}'):
+        command = [sys.executable, "-I", str(agent), "supervise", "--config", text]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert b"--config" in done.stderr

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import modal
+import pytest
+
+from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, ModalStream, _ignore_others
+from skyrl_magic.core.errors import BackendUnavailable, SessionLost
+from skyrl_magic.core.ports import ByteStream, Upload
+from tests.loopback.making import SandboxMaker
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def make(modal_client: modal.Client) -> Iterator[SandboxMaker]:
+    """Makes sandboxes that end with the test."""
+    maker = SandboxMaker(modal_client, None)
+    yield maker
+    maker.close()
+
+
+@pytest.fixture
+def sandbox(make: SandboxMaker) -> ModalSandbox:
+    return ModalSandbox(make("sleep", "infinity"))
+
+
+def read_all(stream: ByteStream) -> bytes:
+    parts = []
+    while data := stream.read():
+        parts.append(data)
+    return b"".join(parts)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_go_in_and_out_as_they_are(sandbox: ModalSandbox) -> None:
+    data = bytes(range(256)) * 100
+    stream = sandbox.exec(["head", "-c", str(len(data))])
+    stream.write(data[:10])
+    stream.write(data[10:])
+    assert read_all(stream) == data
+    stream.close()
+
+
+def test_one_write_may_be_larger_than_modals_buffer(sandbox: ModalSandbox) -> None:
+    data = os.urandom(1 << 20) * 20
+    stream = sandbox.exec(["bash", "-c", f"head -c {len(data)} | sha256sum"])
+    stream.write(data)
+    assert read_all(stream).split()[0].decode() == hashlib.sha256(data).hexdigest()
+    stream.close()
+
+
+def test_closing_frees_a_reader_and_ends_the_process(sandbox: ModalSandbox) -> None:
+    stream = sandbox.exec(["bash", "-c", "cat; echo gone > /tmp/gone"])
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(stream.read)
+        stream.close()
+        assert read.result(DEADLINE_S) == b""
+    stream.close()  # again
+    with pytest.raises(BackendUnavailable, match="closed"):
+        stream.write(b"x")
+    waiting = sandbox.exec(["bash", "-c", "until [ -e /tmp/gone ]; do sleep 0.05; done; cat /tmp/gone"])
+    assert read_all(waiting) == b"gone\n"
+
+
+def test_a_process_that_ends_is_the_end_of_the_stream(sandbox: ModalSandbox) -> None:
+    stream = sandbox.exec(["echo", "last words"])
+    assert read_all(stream) == b"last words\n"
+    assert isinstance(stream, ModalStream)
+
+
+def test_a_container_that_ends_frees_a_reader(sandbox: ModalSandbox) -> None:
+    stream = sandbox.exec(["sleep", "infinity"])
+    ended = threading.Event()
+
+    def read() -> None:
+        try:
+            while stream.read():
+                pass
+        except (BackendUnavailable, SessionLost):
+            pass
+        ended.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    sandbox.terminate()
+    assert ended.wait(DEADLINE_S)
+
+
+# --- sandboxes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sandboxs_life(make: SandboxMaker) -> None:
+    sandbox = ModalSandbox(make("bash", "-c", "echo why >&2; read x", tags={"owner": "me"}))
+    assert (sandbox.poll(), sandbox.last_output(), sandbox.tags()) == (None, "", {"owner": "me"})
+    sandbox.terminate()
+    sandbox.terminate()  # again
+    assert sandbox.poll() not in (None, 0)
+    with pytest.raises(SessionLost, match="the container has ended"):
+        sandbox.exec(["true"])
+
+
+def test_the_last_output_says_why_it_ended(make: SandboxMaker) -> None:
+    made = make("bash", "-c", "echo why >&2; exit 3")
+    made.wait(raise_on_termination=False)
+    sandbox = ModalSandbox(made)
+    assert (sandbox.poll(), sandbox.last_output()) == (3, "why\n")
+
+
+def test_found_by_name_and_listed_by_tags(modal_client: modal.Client, make: SandboxMaker) -> None:
+    backend = ModalBackend("local", modal_client)
+    assert backend.find(make.app_name, "box") is None
+    made = make("sleep", "infinity", name="box", tags={"a": "1", "b": "2"})
+    found = backend.find(make.app_name, "box")
+    assert found is not None
+    assert found.id == made.object_id
+    assert [s.id for s in backend.list(make.app_name, {"a": "1"})] == [made.object_id]
+    assert list(backend.list(make.app_name, {"a": "2"})) == []
+    found.terminate()
+    assert backend.find(make.app_name, "box") is None
+    assert list(backend.list(make.app_name, {})) == []
+
+
+# --- uploads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_what_is_not_in_the_upload_is_ignored(absolute: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    ignore = _ignore_others(Upload(tmp_path, {"a/b/c.py", "top.txt"}, b"{}"))
+
+    def ignored(path: str) -> bool:
+        return ignore(tmp_path / path if absolute else Path(PurePosixPath(path)))
+
+    assert not any(map(ignored, ("a", "a/b", "a/b/c.py", "top.txt", ".")))
+    assert all(map(ignored, ("a/b/d.py", "b", "a/c.py", "top.txt.bak", "c.py")))

@@ -1,0 +1,131 @@
+"""Models that the display's tests compare with: a terminal, written for clearness only, and a notebook's cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from skyrl_magic.core.display_queue import Action, ShowText, StreamText
+
+_TOKENS = re.compile(
+    r"\x1b\[(?P<params>[0-9;]*)(?P<final>[A-Za-z])|(?P<dropped>\x1b\][^\x07\n]*\x07|\x1b\[\?[0-9;]*[hl]|[\x00\x07])"
+    r"|(?P<char>.)",
+    re.DOTALL,
+)
+
+
+class Terminal:
+    """An endless terminal that takes the whole text at once, one cell for each character."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: list[list[tuple[str, str]]] = [[]]
+        self._row = self._column = 0
+        self._color = ""
+        for token in _TOKENS.finditer(text):
+            if token["final"]:
+                self._sequence(token["final"], token["params"])
+            elif token["char"]:
+                self._character(token["char"])
+
+    def plain(self) -> list[str]:
+        """The lines without colours and without blanks at their ends."""
+        return ["".join(char for char, _ in line).rstrip() for line in self.lines]
+
+    def _character(self, char: str) -> None:
+        if char == "\n":
+            self._row, self._column = self._row + 1, 0
+            if self._row == len(self.lines):
+                self.lines.append([])
+        elif char == "\r":
+            self._column = 0
+        elif char == "\b":
+            self._column = max(0, self._column - 1)
+        else:
+            line = self.lines[self._row]
+            line.extend([(" ", "")] * (self._column - len(line)))
+            line[self._column : self._column + 1] = [(char, self._color)]
+            self._column += 1
+
+    def _sequence(self, final: str, params: str) -> None:
+        number = int(params.split(";", maxsplit=1)[0] or 0)
+        line = self.lines[self._row]
+        if final == "m":
+            self._color = "" if params in {"", "0"} else params
+        elif final == "A":
+            self._row = max(0, self._row - max(1, number))
+        elif final == "C":
+            self._column += max(1, number)
+        elif final == "D":
+            self._column = max(0, self._column - max(1, number))
+        elif final == "G":
+            self._column = max(1, number) - 1
+        elif final == "K" and number == 0:
+            del line[self._column :]
+        elif final == "K" and number == 1:
+            count = min(self._column + 1, len(line))
+            line[:count] = [] if count == len(line) else [(" ", "")] * count
+        elif final == "K" and number == 2:
+            line.clear()
+
+
+def without_colors(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@dataclasses.dataclass
+class Output:
+    """One output of a cell; ``kind`` is a stream's name or a display's id."""
+
+    kind: str
+    text: str
+    stream: str
+
+
+class Cell:
+    """What JupyterLab makes of the messages; nbconvert's rule for ``\\r`` beside it, as a saved notebook is shown."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+        self.messages: list[tuple[float, Action]] = []
+
+    def take(self, actions: list[Action], now_s: float = 0.0) -> None:
+        for action in actions:
+            self.messages.append((now_s, action))
+            if isinstance(action, StreamText):
+                assert action.text
+                if self.outputs and self.outputs[-1].kind == action.stream:
+                    self.outputs[-1].text += action.text
+                else:
+                    self.outputs.append(Output(action.stream, action.text, action.stream))
+            elif isinstance(action, ShowText):
+                assert all(output.kind != action.display_id for output in self.outputs)
+                self.outputs.append(Output(action.display_id, action.text, action.stream))
+            else:
+                (shown,) = [output for output in self.outputs if output.kind == action.display_id]
+                shown.text = action.text
+
+    def in_jupyterlab(self, stream: str) -> list[str]:
+        """The lines of one stream's outputs, as JupyterLab overlays them."""
+        return self._lines(stream, _overlay)
+
+    def in_nbconvert(self, stream: str) -> list[str]:
+        """The lines of one stream's outputs, as nbconvert replaces them."""
+        return self._lines(stream, lambda text: re.sub(r".*\r(?=[^\n])", "", text))
+
+    def _lines(self, stream: str, apply: object) -> list[str]:
+        assert callable(apply)
+        text = ""
+        for output in self.outputs:
+            if output.stream == stream:
+                text += apply(output.text) if output.kind == stream else output.text + "\n"
+        return [line.rstrip() for line in without_colors(text).split("\n")]
+
+
+def _overlay(text: str) -> str:
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown)
+    return "\n".join(lines)

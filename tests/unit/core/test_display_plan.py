@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import itertools
+import re
+import tracemalloc
+import zlib
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from skyrl_magic.core.display_budget import (
+    BURST_BYTES,
+    BURST_MESSAGES,
+    BYTES_PER_S,
+    HEAD_BYTES,
+    LIVE_TAIL_BYTES,
+    MESSAGES_PER_S,
+    TAIL_BYTES,
+)
+from skyrl_magic.core.display_plan import LIVE_ROWS, DisplayPlan
+from skyrl_magic.core.display_tail import left_out_line
+from skyrl_magic.core.protocol import STDERR, STDOUT, Gap, Output, ProtocolError
+from tests.unit.core.terminal_model import Cell, Terminal, without_colors
+
+
+@dataclass
+class Run:
+    """A run that prints, and a cell that shows it as a caller of the plan would: it wakes up when told to."""
+
+    plan: DisplayPlan = field(default_factory=lambda: DisplayPlan("k3f9", "id"))
+    cell: Cell = field(default_factory=Cell)
+    now_s: float = 100.0
+    wakes: int = 0
+
+    def print(self, text: str | bytes, stream: str = STDOUT) -> None:
+        data = text.encode() if isinstance(text, str) else text
+        offset = self.plan.intake.offsets[stream]
+        self.plan.feed(Output("k3f9", stream, offset, len(data), payload=data), self.now_s)
+        self.cell.take(self.plan.messages(self.now_s), self.now_s)
+
+    def skip(self, size_bytes: int, stream: str = STDOUT) -> None:
+        offset = self.plan.intake.offsets[stream]
+        self.plan.feed(Gap("k3f9", stream, offset, offset + size_bytes), self.now_s)
+
+    def wait(self, seconds: float) -> None:
+        end_s = self.now_s + seconds
+        while True:
+            due_s = self.plan.due_s(self.now_s)
+            if due_s is None or due_s > end_s:
+                break
+            self.now_s = max(self.now_s, due_s)
+            self.cell.take(self.plan.messages(self.now_s), self.now_s)
+            self.wakes += 1
+            assert self.wakes < 10_000, "the caller is woken without end"
+        self.now_s = end_s
+
+    def end(self) -> list[tuple[str, str]]:
+        self.cell.take(self.plan.finish(self.now_s), self.now_s)
+        return self.shown()
+
+    def shown(self) -> list[tuple[str, str]]:
+        """The cell's outputs, with ``live`` for a display's id."""
+        known = {STDOUT, STDERR}
+        return [(output.kind if output.kind in known else "live", output.text) for output in self.cell.outputs]
+
+
+def test_plain_lines_are_a_stream() -> None:
+    run = Run()
+    run.print("one\n")
+    assert run.shown() == [(STDOUT, "one\n")], "the first line is shown at once"
+    run.print("two\n")
+    assert run.shown() == [(STDOUT, "one\n")]
+    run.wait(0.2)
+    assert run.shown() == [(STDOUT, "one\ntwo\n")]
+    assert run.plan.due_s(run.now_s) is None
+    assert run.end() == [(STDOUT, "one\ntwo\n")]
+
+
+def test_streams_stay_apart_and_in_order() -> None:
+    run = Run()
+    for number in range(4):
+        run.print(f"out {number}\n")
+        run.print(f"err {number}\n", STDERR)
+    assert run.end() == [(stream, f"{stream[3:]} {n}\n") for n in range(4) for stream in (STDOUT, STDERR)]
+
+
+@pytest.mark.parametrize("before", ["", "a line\n"])
+def test_a_partial_line_is_visible_in_time(before: str) -> None:
+    run = Run()
+    run.print(f"{before}Loading… ")
+    run.wait(0.29)
+    assert run.shown() == [(STDOUT, f"{before}Loading… ")]
+    run.wait(1)
+    run.print("done\n")
+    assert run.end() == [(STDOUT, f"{before}Loading… done\n")]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 0.5), st.sampled_from([STDOUT, STDERR])), min_size=1, max_size=20))
+def test_growing_partial_lines_are_visible_in_time(steps: list[tuple[float, str]]) -> None:
+    run = Run()
+    for pause_s, stream in steps:
+        run.wait(pause_s)
+        run.print(".", stream)
+    printed_s = run.now_s
+    run.wait(0.5)
+    assert sum(len(text) for _, text in run.shown()) == len(steps)
+    # Two streams may wait for a turn each.
+    assert run.cell.messages[-1][0] <= printed_s + 0.42
+
+
+def test_a_bar_is_one_display_with_its_last_state() -> None:
+    run = Run()
+    for number in range(1000):
+        run.print(f"\r{number / 10:.0f}%|{'#' * (number // 50):20}|", STDERR)
+        run.wait(0.01)
+    run.print(f"\r100%|{'#' * 20}|\n", STDERR)
+    run.print("next\n", STDERR)
+    assert run.end() == [("live", f"100%|{'#' * 20}|"), (STDERR, "next\n")]
+    assert len(run.cell.messages) <= 10 * MESSAGES_PER_S + BURST_MESSAGES
+
+
+def test_a_bar_that_was_quick_is_stream_text() -> None:
+    run = Run()
+    run.print("first\n")
+    run.print("\r  0%\r 50%\r100%\n")
+    assert run.end() == [(STDOUT, "first\n100%\n")]
+
+
+def test_a_bar_on_stderr_stays_whole_beside_lines_on_stdout() -> None:
+    run = Run()
+    for number in range(50):
+        run.print(f"\r{number} of 50", STDERR)
+        run.wait(0.1)
+        run.print(f"line {number}\n")
+        run.wait(0.1)
+    run.print("\r50 of 50\n", STDERR)
+    lines = "".join(f"line {number}\n" for number in range(50))
+    assert run.end() == [("live", "50 of 50"), (STDOUT, lines)]
+
+
+def test_the_next_bar_comes_after_the_lines_between() -> None:
+    run = Run()
+    for bar in range(2):
+        for number in range(3):
+            run.print(f"\rbar {bar}: {number}", STDERR)
+            run.wait(0.3)
+            run.print(f"line {bar}{number}\n")
+            run.wait(0.3)
+        run.print("\n", STDERR)
+    assert run.end() == [
+        ("live", "bar 0: 2"),
+        (STDOUT, "line 00\nline 01\nline 02\n"),
+        ("live", "bar 1: 2"),
+        (STDOUT, "line 10\nline 11\nline 12\n"),
+    ]
+
+
+def test_log_lines_through_a_bar_keep_their_order() -> None:
+    run = Run()
+    for number in range(100):
+        run.print(f"\r\x1b[Kline {number}\n\r{number}%")
+        run.wait(0.1)
+    run.print("\n")
+    outputs = run.end()
+    lines = [line for _, text in outputs for line in text.splitlines()]
+    assert lines == [*(f"line {number}" for number in range(100)), "99%"]
+    assert all(len(text.split("\n")) <= LIVE_ROWS + 1 for _, text in outputs)
+    assert len(outputs) <= 6
+
+
+def test_nested_bars_are_redrawn_together() -> None:
+    run = Run()
+    for outer in range(3):
+        run.print(f"\router {outer}")
+        for inner in range(3):
+            run.print("\n")
+            run.wait(0.2)
+            run.print(f"\rinner {inner}\x1b[A")
+            run.wait(0.2)
+    run.print("\n\nend\n")
+    assert run.end() == [("live", "outer 2\ninner 2"), (STDOUT, "end\n")]
+
+
+def test_an_erased_bar_leaves_its_place_to_the_next() -> None:
+    run = Run()
+    for bar in range(3):
+        run.print(f"\rbar {bar}")
+        run.wait(0.3)
+        run.print("\r     \r")
+        run.wait(0.3)
+    assert run.shown() == [("live", "")]
+    run.print("end\n")
+    assert run.end() == [("live", "end")]
+
+
+@pytest.mark.parametrize(("first", "then"), [("step 1", "\rstep 2"), ("step 1", "\b2"), ("\x1b[31mstep 1", "\rstep 2")])
+def test_a_shown_partial_line_is_redrawn_in_place(first: str, then: str) -> None:
+    run = Run()
+    run.print(f"a\n{first}")
+    run.wait(1)
+    run.print(then)
+    run.wait(1)
+    run.print("\nb\n")
+    run.end()
+    assert run.cell.in_jupyterlab(STDOUT) == run.cell.in_nbconvert(STDOUT) == ["a", "step 2", "b", ""]
+    assert len(run.cell.outputs) == 1
+
+
+def test_a_shorter_line_covers_a_longer_one() -> None:
+    run = Run()
+    run.print("a long line")
+    run.wait(1)
+    run.print("\r\x1b[Kshort\n")
+    run.end()
+    assert run.cell.in_jupyterlab(STDOUT) == run.cell.in_nbconvert(STDOUT) == ["short", ""]
+
+
+PIECES = st.sampled_from(["ab", "c", "defg", " ", "\n", "\r", "\b", "\x1b[K", "\x1b[2K", "\x1b[31m", "\x1b[0m", "é"])
+
+
+@settings(deadline=None)
+@example([("ab", 0.3), ("\x1b[2K", 0.3), ("ab", 0.3)])
+@given(st.lists(st.tuples(PIECES, st.sampled_from([0.0, 0.05, 0.15, 0.3])), max_size=30))
+def test_one_stream_ends_as_in_a_terminal(steps: list[tuple[str, float]]) -> None:
+    run = Run()
+    for piece, pause_s in steps:
+        run.print(piece)
+        run.wait(pause_s)
+    run.end()
+    expected = [line for line in Terminal("".join(piece for piece, _ in steps)).plain() if line]
+    assert [line for line in run.cell.in_jupyterlab(STDOUT) if line] == expected
+    assert [line for line in run.cell.in_nbconvert(STDOUT) if line] == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=8), st.sampled_from([0.0, 0.1, 0.3]))))
+def test_any_bytes_on_both_streams(steps: list[tuple[str, bytes, float]]) -> None:
+    run = Run()
+    for stream, data, pause_s in steps:
+        run.print(data, stream)
+        run.wait(pause_s)
+    run.end()
+    for _, text in run.shown():
+        controls = set(re.sub(r"\x1b\[[0-9;]*m", "", text)) & set(map(chr, range(32)))
+        assert controls <= {"\t", "\n", "\r"}
+
+
+LINES = st.text("abc\n", max_size=12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), LINES, st.sampled_from([0.0, 0.02, 0.2]))))
+def test_text_without_controls_is_shown_as_it_is(steps: list[tuple[str, str, float]]) -> None:
+    run = Run()
+    for stream, text, pause_s in steps:
+        if text:
+            run.print(text, stream)
+        run.wait(pause_s)
+    run.end()
+    for stream in (STDOUT, STDERR):
+        shown = "".join(text for kind, text in run.shown() if kind == stream)
+        assert shown == "".join(text for name, text, _ in steps if name == stream)
+
+
+PRINTS = {"line": "line\n", "bar": "\rbar", "long": "x" * 5000 + "\n", "word": "word ", "many": ("y" * 79 + "\n") * 100}
+STEPS = st.tuples(st.sampled_from([STDOUT, STDERR]), st.sampled_from([*PRINTS]), st.sampled_from([0.0, 0.01, 0.3]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(STEPS, min_size=20, max_size=100))
+def test_the_budget_is_kept(steps: list[tuple[str, str, float]]) -> None:
+    run = Run()
+    for stream, text, pause_s in steps:
+        run.print(PRINTS[text], stream)
+        run.wait(pause_s)
+    times = [now_s for now_s, _ in run.cell.messages]
+    sizes = [len(action.text.encode()) for _, action in run.cell.messages]
+    before = [0, *itertools.accumulate(sizes)]
+    for first, last in itertools.combinations_with_replacement(range(len(times)), 2):
+        passed_s = times[last] - times[first]
+        assert last - first + 1 <= BURST_MESSAGES + MESSAGES_PER_S * passed_s + 0.01
+        # A line is never cut in two, so each write may be over by one line.
+        assert before[last + 1] - before[first] <= BURST_BYTES + BYTES_PER_S * passed_s + 2 * max(sizes)
+
+
+def test_a_flood_ends_with_its_newest_lines() -> None:
+    run = Run()
+    lines = [f"line {number}\n" for number in range(200_000)]
+    for at in range(0, len(lines), 1000):
+        run.print("".join(lines[at : at + 1000]))
+        run.wait(0.01)
+    (_, head), (kind, tail) = run.end()
+    assert kind == "live"
+    assert HEAD_BYTES <= len(head) <= HEAD_BYTES + 20
+    notice, _, last = tail.partition("\n")
+    assert last.endswith("line 199999")
+    assert TAIL_BYTES - 20 <= len(last) <= TAIL_BYTES
+    shown = head.count("\n") + last.count("\n") + 1
+    left_out_bytes = len("".join(lines)) - len(head) - len(last) - 1
+    assert notice == left_out_line("k3f9", left_out_bytes, 200_000 - shown)
+    assert "".join(lines).startswith(head)
+    assert "".join(lines).endswith(f"\n{last}\n")
+
+
+def test_the_tail_of_a_running_flood_is_small_and_lively() -> None:
+    run = Run()
+    run.print("head\n")
+    run.skip(50_000_000)
+    for number in range(100):
+        run.print("x" * 99 + "\n" + f"newest {number}\nunfinished")
+        run.wait(0.2)
+        run.print("\n")
+        (_, tail) = run.shown()[-1]
+        assert tail.endswith(f"newest {number}\nunfinished")
+        assert len(tail) <= LIVE_TAIL_BYTES + 200
+    assert len([kind for kind, _ in run.shown() if kind == "live"]) == 1
+
+
+def test_a_gap_is_named_once_with_its_size() -> None:
+    run = Run()
+    run.print("begin\ncut off he")
+    run.skip(48_300_000)
+    run.print("end\n")
+    assert run.end() == [
+        (STDOUT, "begin\ncut off he\n"),
+        ("live", "… 48.3 MB left out here; %skyrl_logs k3f9 --save FILE writes all of it\nend"),
+    ]
+    assert run.plan.intake.offsets == {STDOUT: 48_300_020, STDERR: 0}
+    assert run.plan.intake.shown_bytes == 20
+
+
+def test_a_bar_goes_on_in_the_tail() -> None:
+    run = Run()
+    run.print("\r 10%", STDERR)
+    run.wait(1)
+    run.skip(1000)
+    run.print("newest\n")
+    run.print("\r 20%", STDERR)
+    run.wait(1)
+    notice = "… 1.0 KB left out here; %skyrl_logs k3f9 --save FILE writes all of it"
+    assert run.shown() == [("live", ""), ("live", f"{notice}\nnewest\n 20%")]
+
+
+def test_colors_of_a_cut_line_do_not_leak() -> None:
+    run = Run()
+    run.print("\x1b[31mred\nstill red")
+    run.skip(10)
+    run.print("plain\n")
+    (_, head), (_, tail) = run.end()
+    assert head == "\x1b[31mred\x1b[0m\n\x1b[31mstill red\x1b[0m\n"
+    assert tail.endswith("\nplain")
+
+
+def test_short_scripts_keep_the_order_of_their_streams() -> None:
+    run = Run()
+    for number in range(20):
+        run.print(f"{number}\n", STDERR if number % 2 else STDOUT)
+    assert [text for _, text in run.end()] == [f"{number}\n" for number in range(20)]
+
+
+def test_nothing_is_shown_twice_after_a_new_channel() -> None:
+    run = Run()
+    run.print("one\ntwo\n")
+    for offset, text in ((0, "one\n"), (4, "two\nthree\n"), (4, "two\nthr"), (14, "four\n")):
+        run.plan.feed(Output("k3f9", STDOUT, offset, len(text), payload=text.encode()), run.now_s)
+    run.plan.feed(Gap("k3f9", STDOUT, 0, 10), run.now_s)
+    assert run.end() == [(STDOUT, "one\ntwo\nthree\nfour\n")]
+
+
+def test_missing_bytes_count_as_a_gap() -> None:
+    run = Run()
+    run.plan.feed(Output("k3f9", STDOUT, 1000, 4, payload=b"end\n"), run.now_s)
+    assert run.end() == [("live", "… 1.0 KB left out here; %skyrl_logs k3f9 --save FILE writes all of it\nend")]
+
+
+def test_compressed_payloads() -> None:
+    run = Run()
+    data = "é\n".encode() * 1000
+    run.plan.feed(Output("k3f9", STDOUT, 0, len(data), compressed=True, payload=zlib.compress(data)), run.now_s)
+    assert run.end() == [(STDOUT, "é\n" * 1000)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Output("k3f9", STDOUT, 0, 10, compressed=True, payload=b"no zlib"),
+        Output("k3f9", STDOUT, 0, 10, compressed=True, payload=zlib.compress(b"x" * 11)),
+        Output("k3f9", STDOUT, 0, 10, payload=b"short"),
+        Output("k3f9", "stdin", 0, 1, payload=b"x"),
+        Gap("k3f9", "stdin", 0, 1),
+    ],
+)
+def test_damaged_frames_are_refused(frame: Output | Gap) -> None:
+    with pytest.raises(ProtocolError):
+        DisplayPlan("k3f9", "id").feed(frame, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("block", "frame_bytes", "frames"),
+    [
+        (b"a line of a log, as programs print them\n", 10_000_000, 50),
+        (b"no newline at all ", 4_000_000, 10),
+        (b"\n", 50_000, 4),
+        (b"\r 10%", 200_000, 4),
+        (b"\x1b]", 200_000, 4),
+        (b"\xff\x00", 200_000, 4),
+    ],
+    ids=["lines", "one line", "empty lines", "a bar", "open strings", "binary"],
+)
+def test_memory_stays_flat(block: bytes, frame_bytes: int, frames: int) -> None:
+    run = Run()
+    data = block * (frame_bytes // len(block))
+    run.print(data[:20_000])
+    tracemalloc.start()
+    try:
+        for _ in range(frames):
+            run.print(data)
+            run.wait(0.02)
+        run.end()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # What is kept, and a copy of the frame.
+    assert peak_bytes < 8_000_000 + frame_bytes
+    assert sum(len(without_colors(text)) for _, text in run.shown()) < HEAD_BYTES + TAIL_BYTES + 5_000

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu
+from skyrl_magic.core.options import SESSION, parse_line
+from skyrl_magic.core.spec import DEFAULT_GPU, SessionSpec
+
+SPEC = SessionSpec(
+    backend="local",
+    gpu=DEFAULT_GPU,
+    image="some/image",
+    volume="skyrl-data",
+    app="my_skyrl_app",
+    timeout_s=3600,
+    ray=True,
+)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+specs = st.builds(
+    SessionSpec,
+    backend=st.sampled_from(["modal", "local"]),
+    gpu=st.just(NO_GPU) | st.builds(Gpu, st.sampled_from(sorted(MAX_COUNTS)), st.integers(1, 4)),
+    image=names,
+    volume=names,
+    app=names,
+    timeout_s=st.integers(1, 86400),
+    ray=st.booleans(),
+    cpu=st.none() | st.floats(0.125, 256),
+    memory_mib=st.none() | st.integers(128, 10**6),
+    secrets=st.lists(names, max_size=3, unique=True).map(lambda found: tuple(sorted(found))),
+    repo=st.just("") | st.from_regex(r"/[a-z/ ,=]{1,30}", fullmatch=True),
+)
+
+
+@given(specs)
+def test_tags_read_back(spec: SessionSpec) -> None:
+    tags = spec.to_tags()
+    assert all(isinstance(value, str) and value for value in tags.values())
+    assert SessionSpec.from_tags(tags) == spec
+
+
+@pytest.mark.parametrize("change", [{"gpu": "no such"}, {"timeout_s": "long"}, {"cpu": "many"}, {"memory_mib": ""}])
+def test_foreign_tags_are_a_value_error(change: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        SessionSpec.from_tags(SPEC.to_tags() | change)
+
+
+def test_missing_tags_are_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        SessionSpec.from_tags({"gpu": "L4"})
+
+
+@given(specs, specs)
+def test_a_key_stands_for_one_spec_and_owner(one: SessionSpec, other: SessionSpec) -> None:
+    assert one.key("me") == dataclasses.replace(one).key("me")
+    assert one.key("me") != one.key("you")
+    assert (one.key("me") == other.key("me")) == (one == other)
+
+
+@given(specs)
+def test_the_default_name_can_be_given_as_a_name(spec: SessionSpec) -> None:
+    name = spec.default_name("me")
+    assert parse_line(f"--session {name}").given.session == name
+
+
+def test_the_default_name_says_the_gpu() -> None:
+    assert SPEC.default_name("me").startswith("l4-")
+    assert dataclasses.replace(SPEC, gpu=Gpu("A100-80GB", 4)).default_name("me").startswith("a100-80gbx4-")
+    assert dataclasses.replace(SPEC, gpu=NO_GPU).default_name("me").startswith("none-")
+
+
+@given(specs)
+def test_options_say_the_spec(spec: SessionSpec) -> None:
+    line = parse_line(spec.options(), scopes=(SESSION,))
+    given_ = line.given
+    assert line.rest == ""
+    assert given_.gpu == spec.gpu
+    assert (given_.timeout_s or 3600) == spec.timeout_s
+    assert (given_.volume or "skyrl-data") == spec.volume
+    assert (given_.secrets or ()) == spec.secrets
+    assert (given_.ray is not False) == spec.ray

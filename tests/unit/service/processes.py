@@ -1,0 +1,185 @@
+"""A backend of ordinary processes: the real agent on this machine, each "container" a folder and a process tree.
+
+``core.ports`` over a socket pair for each exec: another transport than Modal's, and as real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from skyrl_magic.core import contract
+from skyrl_magic.core.errors import AlreadyExists, BackendUnavailable, SessionLost
+from skyrl_magic.core.ports import SandboxRequest
+
+#: Generous: the machine may be busy. Nothing waits this long when things work.
+DEADLINE_S = 60.0
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+class ProcessStream:
+    """``core.ports.ByteStream`` of a process on this machine."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            self.process = subprocess.Popen(command, stdin=fd, stdout=fd, stderr=subprocess.DEVNULL)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise BackendUnavailable(f"the process takes nothing: {error.strerror}") from None
+
+    def read(self) -> bytes:
+        try:
+            return self._socket.recv(1 << 20)
+        except OSError as error:
+            raise BackendUnavailable(f"the process sends nothing: {error.strerror}") from None
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Kill the process and let go of everything."""
+        self.close()
+        self.process.kill()
+        self.process.wait()
+        self._socket.close()
+
+
+class ProcessSandbox:
+    """``core.ports.Sandbox``: a supervisor whose paths of the contract lie in ``folder``."""
+
+    def __init__(self, request: SandboxRequest, folder: Path) -> None:
+        self.request = request
+        self.folder = folder
+        self.checkout = folder / "SkyRL"
+        self.volume = folder / "data"
+        self.streams: list[ProcessStream] = []
+        self._paths = {
+            "python3": sys.executable,
+            contract.AGENT_PATH: str(request.agent),
+            contract.STATE_DIR: str(folder / "state"),
+        }
+        self._fill()
+        self._log = folder / "supervisor.log"
+        command = self._here(request.command)
+        command[-1] = self._config(command[-1])
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._reaper = threading.Thread(target=self._reap, daemon=True)
+        self._reaper.start()
+
+    @property
+    def id(self) -> str:
+        return str(self.process.pid)
+
+    def exec(self, args: Sequence[str]) -> ProcessStream:
+        if self.poll() is not None:
+            raise SessionLost(f"the container has ended (exit code {self.poll()})")
+        stream = ProcessStream(self._here(args))
+        self.streams.append(stream)
+        if self.poll() is not None:
+            stream.process.kill()
+        return stream
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def tags(self) -> Mapping[str, str]:
+        return self.request.tags
+
+    def last_output(self) -> str:
+        return "" if self.poll() is None else self._log.read_text()
+
+    def terminate(self) -> None:
+        """As a container ends: every process of it, at once."""
+        if self.process.poll() is None:
+            for process in self._tree():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._reaper.join(DEADLINE_S)
+        for stream in self.streams:
+            stream.end()
+
+    def _reap(self) -> None:
+        """A container's execs end with its main process."""
+        self.process.wait()
+        for stream in list(self.streams):
+            stream.process.kill()
+
+    def _tree(self) -> list[psutil.Process]:
+        supervisor = psutil.Process(self.process.pid)
+        supervisor.suspend()  # it starts nothing while its children are listed
+        return [*supervisor.children(recursive=True), supervisor]
+
+    def _here(self, args: Sequence[str]) -> list[str]:
+        return [self._paths.get(word, word) for word in args]
+
+    def _fill(self) -> None:
+        self.volume.mkdir(parents=True)
+        upload = self.request.upload
+        if upload is not None:
+            (self.folder / "checkout.json").write_bytes(upload.manifest)
+            for path in upload.paths:
+                (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(upload.root / path, self.checkout / path)
+
+    def _config(self, text: str) -> str:
+        config = json.loads(text)
+        config |= {
+            "state_dir": str(self.folder / "state"),
+            "checkout_dir": str(self.checkout),
+            "volume_dir": str(self.volume),
+            "volume_link": str(self.folder / "home" / "data"),
+            "manifest_path": str(self.folder / "checkout.json"),
+        }
+        return json.dumps(config)
+
+
+class ProcessBackend:
+    """``core.ports.Backend`` of such sandboxes. ``before`` hears of each phase and may raise."""
+
+    name = "local"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.made: list[ProcessSandbox] = []
+        self.before: Callable[[str], object] = lambda _: None
+
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
+        for phase in ("image", "checkout", "container"):
+            on_phase(phase)
+            self.before(phase)
+        if self.find(request.spec.app, request.name) is not None:
+            raise AlreadyExists(f"there is a sandbox {request.name}; choose another name")
+        sandbox = ProcessSandbox(request, self._folder / f"c{len(self.made)}")
+        self.made.append(sandbox)
+        return sandbox
+
+    def find(self, app: str, name: str) -> ProcessSandbox | None:
+        running = (s for s in self.made if (s.request.spec.app, s.request.name) == (app, name) and s.poll() is None)
+        return next(running, None)
+
+    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[ProcessSandbox]:
+        return [
+            s
+            for s in self.made
+            if s.request.spec.app == app and s.poll() is None and tags.items() <= s.request.tags.items()
+        ]
+
+    def close(self) -> None:
+        for sandbox in self.made:
+            sandbox.terminate()

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import RunStopped, SessionLost
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service import logs
+from skyrl_magic.service.connection import Refused
+from skyrl_magic.service.runs import RunService, new_run_id
+from skyrl_magic.service.session import Session
+from tests.unit.service.conftest import Recorder, World, sandbox_of
+from tests.unit.service.processes import DEADLINE_S
+
+DEAF = "trap '' INT TERM; echo ready; while :; do sleep 0.01; done"
+
+
+def interrupt(event: protocol.Message) -> None:
+    """What SIGINT does to the thread that follows a run; at stdout, as bash tells on stderr which signals it saw."""
+    if isinstance(event, protocol.Output) and event.stream == protocol.STDOUT:
+        raise KeyboardInterrupt
+
+
+def hurried() -> RunService:
+    """A service for whose clock every grace is over when it is looked at again."""
+    return RunService(itertools.count(step=1000.0).__next__)
+
+
+def is_running(session: Session, run_id: str) -> bool:
+    return run_id in session.ask_status().active_runs
+
+
+def test_ids_are_names_that_are_read_well() -> None:
+    ids = {new_run_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(i) == 6 and not set(i) & set("il1o0") for i in ids)
+
+
+# --- a run and its options --------------------------------------------------------------------------------------------
+
+
+def test_what_is_captured_is_whole_and_not_shown(world: World, session: Session) -> None:
+    result, sink = world.run(session, "seq 100000; echo shown >&2", out="x")
+    assert result.captured == {"stdout": bytearray(b"".join(b"%d\n" % i for i in range(1, 100_001)))}
+    assert (sink.text(), sink.text(protocol.STDERR)) == ("", "shown\n")
+
+
+def test_a_cell_travels_as_it_is(world: World, session: Session) -> None:
+    _, sink = world.run(session, "cat <<'END' | wc -c\n" + "x" * 3_000_000 + "\nEND\n")
+    assert sink.text() == "3000001\n"
+    _, sink = world.run(session, "printf '%s' $'a\\tb' 'ünï' | od -An -c | tr -d ' \\n'")
+    assert sink.text() == "a\\tb303274n303257"
+
+
+def test_a_run_that_cannot_be_is_refused_and_not_watched(world: World, session: Session) -> None:
+    with pytest.raises(Refused) as refused:
+        world.runs.start(session, RunRequest("true"), "../x", Recorder())
+    assert refused.value.code == "bad_request"
+    assert session.channel._watches == {}
+
+
+def test_starting_twice_is_starting_once(world: World, session: Session) -> None:
+    request = RunRequest(f"echo x >> {world.folder}/once")
+    for _ in range(2):
+        sink = Recorder()
+        watch = world.runs.start(session, request, "same", sink)
+        assert world.runs.follow(session, request, watch, sink).exit_code == 0
+    assert (world.folder / "once").read_text() == "x\n"
+
+
+def test_a_run_starts_over_the_next_connection_where_one_breaks(world: World, session: Session) -> None:
+    sandbox_of(session).streams[-1].process.kill()
+    result, sink = world.run(session, "echo once")
+    assert (result.exit_code, sink.text()) == (0, "once\n")
+    assert len(logs.all_runs(session)) == 1
+
+
+def test_a_container_that_ends_meanwhile(world: World, session: Session) -> None:
+    sink = Recorder(lambda _: sandbox_of(session).terminate())
+    with pytest.raises(SessionLost, match="the container has ended"):
+        world.run(session, "echo x; sleep 300", sink)
+    assert session.channel._watches == {}
+
+
+# --- Stop -------------------------------------------------------------------------------------------------------------
+
+
+def test_stop_is_sigint_at_first(world: World, session: Session) -> None:
+    result, sink = world.run(session, "trap 'echo bye; exit 7' INT; echo x; while :; do sleep 0.01; done", Once())
+    assert (result.exit_code, result.stopped) == (7, "SIGINT")
+    assert (sink.text(), sink.notes) == ("x\nbye\n", [])
+
+
+class Once(Recorder):
+    """Is interrupted by its first event."""
+
+    def __init__(self) -> None:
+        super().__init__(self._first)
+
+    def _first(self, event: protocol.Message) -> None:
+        self.on_event = lambda _: None
+        interrupt(event)
+
+
+def test_pressing_again_is_the_next_signal(world: World, session: Session) -> None:
+    cell = "trap 'echo int' INT; trap 'echo term' TERM; echo x; while :; do sleep 0.01; done"
+    # Each signal that the run answers is followed by another interrupt.
+    result, sink = world.run(session, cell, Recorder(interrupt))
+    assert (result.stopped, result.exit_code) == ("SIGKILL", 128 + signal.SIGKILL)
+    assert (sink.text(), sink.notes) == ("x\nint\nterm\n", [])
+
+
+def test_time_is_the_next_signal_too(world: World, session: Session) -> None:
+    result, sink = world.run(session, DEAF, Once(), hurried())
+    assert (result.stopped, result.exit_code) == ("SIGKILL", 128 + signal.SIGKILL)
+    assert sink.notes == ["SIGINT did not end the run: SIGTERM follows", "SIGTERM did not end the run: SIGKILL follows"]
+
+
+def test_nothing_escalates_before_its_time(world: World, session: Session) -> None:
+    now = 0.0
+    cell = "trap 'echo int' INT; trap 'exit 5' TERM; echo x; while :; do sleep 0.01; done"
+
+    def on_event(event: protocol.Message) -> None:
+        nonlocal now
+        if sink.text() == "x\n":
+            interrupt(event)
+        if sink.text() == "x\nint\n":
+            now = 5.0  # SIGINT was answered: its time is over now
+
+    sink = Recorder(on_event)
+    result, _ = world.run(session, cell, sink, RunService(lambda: now))
+    assert (result.stopped, result.exit_code) == ("SIGTERM", 5)
+    assert sink.notes == ["SIGINT did not end the run: SIGTERM follows"]
+
+
+def test_a_stop_as_the_run_ends_by_itself(world: World, session: Session) -> None:
+    sink = Recorder()
+
+    def end_first(event: protocol.Message) -> None:
+        (world.folder / "go").touch()
+        while is_running(session, "run0"):
+            pass
+        sink.on_event = lambda _: None
+        interrupt(event)
+
+    sink.on_event = end_first
+    result, _ = world.run(session, f"echo x; until [ -e {world.folder}/go ]; do sleep 0.01; done; exit 4", sink)
+    assert (result.exit_code, result.stopped, sink.notes) == (4, "SIGINT", [])
+
+
+def test_stop_reaches_a_run_over_the_next_connection(world: World, session: Session) -> None:
+    def cut_and_interrupt(event: protocol.Message) -> None:
+        sink.on_event = lambda _: None
+        sandbox_of(session).streams[-1].process.kill()
+        interrupt(event)
+
+    sink = Recorder(cut_and_interrupt)
+    result, _ = world.run(session, "echo x; sleep 300", sink)
+    assert (result.stopped, result.exit_code) == ("SIGINT", 128 + signal.SIGINT)
+
+
+def test_a_real_sigint_in_the_main_thread(world: World, session: Session) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come to the main thread")
+    sink = Recorder()
+
+    def press(_: protocol.Message) -> None:
+        sink.on_event = lambda _: None
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sink.on_event = press
+    result, _ = world.run(session, "echo x; sleep 300", sink)
+    assert (result.stopped, result.exit_code) == ("SIGINT", 128 + signal.SIGINT)
+
+
+def test_a_run_that_not_even_sigkill_ends_is_left(world: World, session: Session) -> None:
+    request, sink = RunRequest("echo x; sleep 300"), Recorder()
+    watch = world.runs.start(session, request, "stuck", sink)
+    sandbox_of(session).process.send_signal(signal.SIGSTOP)  # nobody carries the signals out
+    try:
+        sink.on_event = interrupt
+        watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
+        for _ in range(3):
+            watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
+        with ThreadPoolExecutor(1) as pool:
+            error = pool.submit(RunService(signal_timeout_s=0.05).follow, session, request, watch, sink).exception(
+                DEADLINE_S
+            )
+    finally:
+        sandbox_of(session).process.send_signal(signal.SIGCONT)
+    assert isinstance(error, RunStopped)
+    assert "does not end even by SIGKILL: %skyrl_stop ends its session" in str(error)
+
+
+def test_an_interrupt_while_it_starts_kills_what_began(world: World, session: Session) -> None:
+    channel = session.channel
+    patiently, interrupted = channel.patiently, False
+
+    def start_and_interrupt(action):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        nonlocal interrupted
+        answer = patiently(action)
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
+        return answer
+
+    channel.patiently = start_and_interrupt  # type: ignore[method-assign]
+    with pytest.raises(RunStopped, match="before the run began"):
+        world.runs.start(session, RunRequest("sleep 300"), "late", Recorder())
+    channel.patiently = patiently  # type: ignore[method-assign]
+    watch = channel.add_watch(protocol.WatchRun("late"))
+    channel.send(watch.resume())
+    while not watch.ended:
+        watch.events.get(timeout=DEADLINE_S)
+    assert logs.summary(session, "late").exit_code == 128 + signal.SIGKILL

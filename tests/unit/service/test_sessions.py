@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.core import contract, protocol
+from skyrl_magic.core.errors import (
+    AlreadyExists,
+    BackendError,
+    BackendUnavailable,
+    CheckoutError,
+    NotFound,
+    RunStopped,
+    SessionConflict,
+    SessionError,
+    SessionLost,
+)
+from skyrl_magic.core.ports import ByteStream, SandboxRequest
+from skyrl_magic.service import sessions
+from skyrl_magic.service.checkout import Checkout
+from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.sessions import SessionRequest, SessionService, owner
+from skyrl_magic.service.watch import Lost
+from tests.unit.service.conftest import Recorder, World, sandbox_of
+from tests.unit.service.processes import DEADLINE_S, ProcessSandbox
+
+
+@pytest.fixture
+def other(world: World, agent: Path) -> SessionService:
+    """Another notebook's service; its channels end with the sandboxes."""
+    return SessionService(lambda _: world.backend, lambda: agent)
+
+
+def named(request: SessionRequest, name: str, *, asked: frozenset[str] | None = None) -> SessionRequest:
+    return dataclasses.replace(request, name=name, asked=asked)
+
+
+def foreign(world: World, tags: dict[str, str]) -> None:
+    """A sandbox of the name ``taken`` that this user did not start."""
+    request = world.request()
+    made = sandbox_of(world.start(named(request, "taken")))
+    made.request = dataclasses.replace(made.request, tags={**made.request.tags, **tags})
+
+
+# --- found and started ------------------------------------------------------------------------------------------------
+
+
+def test_phases_are_told_and_the_second_time_there_are_none(world: World) -> None:
+    progress = Recorder()
+    session, created = world.service.ensure(world.request(), progress)
+    assert (created, progress.phases) == (True, ["image", "checkout", "container"])
+    again, created = world.service.ensure(world.request(), progress)
+    assert (again is session, created, len(progress.phases)) == (True, False, 3)
+    assert world.service.open_names() == [session.name]
+    assert session.name == world.service.default_name(world.request().spec)
+
+
+def test_the_checkout_is_mounted_and_its_rest_comes_with_the_first_run(world: World, checkout: Checkout) -> None:
+    (checkout.root / "two\nlines").write_text("x")
+    session = world.start(world.request(checkout))
+    assert (sandbox_of(session).checkout / "skyrl-gym" / "gym.py").read_text() == "gym\n"
+    _, sink = world.run(session, f"pwd; cat {sandbox_of(session).checkout}/two*")
+    assert sink.text() == f"{sandbox_of(session).checkout}\nx"
+
+
+def test_another_notebook_joins(world: World, other: SessionService) -> None:
+    session = world.start()
+    joined, created = other.ensure(world.request(), Recorder())
+    assert (created, joined.sandbox.id) == (False, session.sandbox.id)
+    assert world.run(joined, "echo joined")[1].text() == "joined\n"
+
+
+def test_a_name_with_another_spec_is_a_conflict(world: World, other: SessionService) -> None:
+    request = named(world.request(), "mine")
+    world.start(request)
+    changed = dataclasses.replace(request, spec=dataclasses.replace(request.spec, volume="v2", cpu=4.0))
+    for service in (world.service, other):
+        with pytest.raises(SessionConflict, match=r"cpu - \(asked: 4.0\), volume data \(asked: v2\)"):
+            service.ensure(changed, Recorder())
+        joined, created = service.ensure(dataclasses.replace(changed, asked=frozenset()), Recorder())
+        assert (joined.spec, created) == (request.spec, False)
+
+
+def test_another_owners_session_is_left_alone(world: World, other: SessionService) -> None:
+    foreign(world, {"owner": "somebody@else"})
+    for action in (
+        lambda: other.ensure(named(world.request(), "taken", asked=frozenset()), Recorder()),
+        lambda: other.stop("local", "app", "taken"),
+    ):
+        with pytest.raises(SessionConflict, match="taken belongs to somebody@else"):
+            action()
+    assert other.list("local", "app") == []
+    assert world.backend.made[0].poll() is None
+
+
+@pytest.mark.parametrize("tags", [{"gpu": "toaster"}, {"timeout_s": "long"}])
+def test_a_sandbox_of_something_else_is_left_alone(world: World, other: SessionService, tags: dict[str, str]) -> None:
+    foreign(world, tags)
+    with pytest.raises(SessionConflict, match="taken is a sandbox of something else"):
+        other.ensure(named(world.request(), "taken"), Recorder())
+
+
+def test_a_name_is_free_when_its_session_has_ended(world: World) -> None:
+    request = named(world.request(), "again")
+    first = world.start(request)
+    watch = first.channel.add_watch(protocol.WatchRun("none"))
+    sandbox_of(first).terminate()
+    assert isinstance(watch.events.get(timeout=DEADLINE_S), Lost)
+    assert "has ended" in world.service.why_lost(request)
+    second, created = world.service.ensure(request, Recorder())
+    assert (created, second.sandbox.id != first.sandbox.id) == (True, True)
+    assert world.service.why_lost(request) == ""
+    assert world.run(second, "echo x")[1].text() == "x\n"
+
+
+def test_who_loses_the_name_joins_the_winner(world: World, other: SessionService) -> None:
+    request = named(world.request(), "race")
+
+    def win(phase: str) -> None:
+        if phase == "container":
+            world.backend.before = lambda _: None
+            other.ensure(request, Recorder())
+
+    world.backend.before = win
+    session, created = world.service.ensure(request, Recorder())
+    assert (created, len(world.backend.made)) == (False, 1)
+    assert world.run(session, "echo x")[1].text() == "x\n"
+
+
+def test_two_threads_get_one_session(world: World) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: world.service.ensure(world.request(), Recorder()), range(2)))
+    assert sorted(created for _, created in answers) == [False, True]
+    assert answers[0][0] is answers[1][0]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [NotFound("no secret x"), BackendUnavailable("no network"), BackendError("no")])
+def test_what_the_backend_says_is_told(world: World, error: BackendError) -> None:
+    def refuse(_: str) -> None:
+        raise error
+
+    world.backend.before = refuse
+    with pytest.raises(type(error), match=str(error)):
+        world.start()
+    world.backend.before = lambda _: None
+    assert world.run(world.start(), "echo later")[1].text() == "later\n"
+
+
+def test_a_name_that_is_taken_and_free_by_turns(world: World) -> None:
+    def taken(_: str) -> None:
+        raise AlreadyExists("taken")
+
+    world.backend.before = taken
+    with pytest.raises(SessionError, match="started and stopped all the time elsewhere"):
+        world.start()
+
+
+def test_an_upload_that_fails_because_of_a_change_is_tried_without_it(world: World, checkout: Checkout) -> None:
+    tries = 0
+
+    def change(phase: str) -> None:
+        nonlocal tries
+        if phase == "container" and tries < 1:
+            tries += 1
+            (checkout.root / "pyproject.toml").write_text("changed\n")
+            raise BackendError("a file changed while it was uploaded")
+
+    world.backend.before = change
+    session = world.start(world.request(checkout))
+    assert not (sandbox_of(session).checkout / "pyproject.toml").exists()
+    world.run(session, "true")
+    assert (sandbox_of(session).checkout / "pyproject.toml").read_text() == "changed\n"
+
+
+def test_an_upload_that_fails_for_ever(world: World, checkout: Checkout) -> None:
+    count = 0
+
+    def change(phase: str) -> None:
+        nonlocal count
+        if phase == "container":
+            count += 1
+            (checkout.root / f"file{count - 1}").write_text("changed\n")
+            (checkout.root / f"file{count}").write_text("new\n")
+            raise BackendError("a file changed while it was uploaded")
+
+    (checkout.root / "file0").touch()
+    world.backend.before = change
+    with pytest.raises(CheckoutError, match=r"change all the time: list them in \.skyrlignore"):
+        world.start(world.request(checkout))
+
+
+def test_a_container_whose_agent_dies_at_once_is_not_left(world: World) -> None:
+    request = world.request()
+    made = world.backend.create
+
+    def broken(wanted: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
+        command = ["python3", "-c", "raise SystemExit('no disk')", "{}"]
+        return made(dataclasses.replace(wanted, command=command), on_phase)
+
+    world.backend.create = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(SessionLost, match=r"did not come up .*: no disk"):
+        world.start(request)
+    assert world.backend.made[0].poll() is not None
+    assert world.service.open_names() == []
+
+
+def test_an_interrupted_start_ends_its_container(world: World) -> None:
+    made = threading.Event()
+    world.backend.before = lambda phase: made.wait(DEADLINE_S) if phase == "container" else None
+
+    class Stopped(Recorder):
+        def begin(self, phase: str) -> None:
+            if phase == "container":
+                raise KeyboardInterrupt
+
+    with pytest.raises(RunStopped, match="its container is ended"):
+        world.service.ensure(world.request(), Stopped())
+    made.set()
+    world.service._pool.shutdown(wait=True)
+    assert [sandbox.poll() for sandbox in world.backend.made] == [-signal.SIGKILL]
+
+
+# --- list and stop ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_the_owners_sessions(world: World, other: SessionService) -> None:
+    for name in ("one", "two"):
+        world.start(named(world.request(), name))
+    world.start(named(world.request(app="elsewhere"), "three"))
+    rows = {row.name: row for row in world.service.list("local", "app")}
+    assert sorted(rows) == ["one", "two"]
+    assert (rows["one"].gpu, rows["one"].timeout_s, rows["one"].repo) == ("none", 3600, "")
+    assert rows["one"].state.startswith("idle ")
+    assert 0 <= rows["one"].age_s < 600
+    assert all(row.state.startswith("idle ") for row in other.list("local", "app"))
+    assert other.open_names() == []
+
+
+def test_the_table_counts_runs(world: World) -> None:
+    states: list[str] = []
+    session = world.start()
+
+    def look(_: object) -> None:
+        states.append(world.service.list("local", "app")[0].state)
+        (world.folder / "go").touch()
+
+    world.run(session, f"echo x; until [ -e {world.folder}/go ]; do sleep 0.01; done", Recorder(look))
+    assert states == ["1 run"]
+
+
+def test_the_table_says_who_does_not_answer(
+    world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
+    session = world.start()
+    sandbox_of(session).process.send_signal(signal.SIGSTOP)
+    assert [row.state for row in other.list("local", "app")] == ["not answering"]
+    sandbox_of(session).process.send_signal(signal.SIGCONT)
+
+
+def test_join_takes_what_runs_and_starts_nothing(world: World, other: SessionService, checkout: Checkout) -> None:
+    request = world.request(checkout)
+    assert other.join(request) is None
+    session = world.start(request)
+    joined = other.join(dataclasses.replace(request, checkout=None))
+    assert joined is not None
+    assert (joined.sandbox.id, joined.sync, other.open_names()) == (session.sandbox.id, None, [session.name])
+    again, created = other.ensure(request, Recorder())
+    assert (again is joined, created, len(world.backend.made)) == (True, False, 1)
+    assert joined.sync is not None  # its first user had no checkout
+    other.leave(joined)
+    assert (other.open_names(), joined.channel.alive) == ([], False)
+
+
+def test_a_session_that_ends_while_it_is_joined_is_none(world: World, other: SessionService) -> None:
+    sandbox = sandbox_of(world.start())
+
+    def end(_: list[str]) -> ByteStream:
+        sandbox.terminate()
+        raise SessionLost("the container has ended")
+
+    sandbox.exec = end  # type: ignore[method-assign,assignment]
+    assert other.join(world.request()) is None
+
+
+def test_a_session_that_ends_while_it_is_listed_is_left_out(world: World) -> None:
+    world.start(named(world.request(), "one"))
+    gone = sandbox_of(world.start(named(world.request(), "two")))
+
+    def tags() -> dict[str, str]:
+        raise NotFound("no such sandbox")
+
+    gone.tags = tags  # type: ignore[method-assign]
+    assert [row.name for row in world.service.list("local", "app")] == ["one"]
+
+
+def test_stop_ends_runs_and_container(world: World) -> None:
+    session = world.start()
+    marker = world.folder / "ended"
+
+    def stop(_: object) -> None:
+        world.service.stop("local", "app", session.name)
+
+    with pytest.raises(SessionLost):
+        world.run(session, f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done", Recorder(stop))
+    assert session.sandbox.poll() is not None
+    assert world.service.get("local", "app", session.name) is None
+    with pytest.raises(NotFound, match="there is no session"):
+        world.service.stop("local", "app", session.name)
+
+
+def test_stop_of_a_session_of_another_notebook(world: World, other: SessionService) -> None:
+    session = world.start()
+    other.stop("local", "app", session.name)
+    assert session.sandbox.poll() is not None
+
+
+def test_stop_ends_a_container_whose_agent_does_not_answer(world: World) -> None:
+    session = world.start()
+    sandbox_of(session).streams[-1].process.send_signal(signal.SIGSTOP)
+    request = session.channel.request
+
+    def impatient(*args: object, **options: object) -> object:
+        return request(*args, **{**options, "timeout_s": 0.05})  # type: ignore[arg-type]
+
+    session.channel.request = impatient  # type: ignore[method-assign,assignment]
+    world.service.stop("local", "app", session.name)
+    assert session.sandbox.poll() is not None
+
+
+def test_a_closed_service_leaves_its_sessions(world: World, other: SessionService) -> None:
+    session = world.start()
+    world.service.close()
+    assert not session.channel.alive
+    assert session.sandbox.poll() is None
+    _, created = other.ensure(world.request(), Recorder())
+    assert not created
+
+
+def test_the_owner_is_a_user_on_a_machine() -> None:
+    assert owner().count("@") == 1
+
+
+def test_the_supervisor_is_told_the_contract(world: World) -> None:
+    command = sandbox_of(world.start()).request.command
+    assert command[:4] == ["python3", "-I", contract.AGENT_PATH, "supervise"]

@@ -1,0 +1,231 @@
+"""The use cases on sessions that are ordinary processes; ``tests/kernel`` has them on containers in a notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.core.errors import (
+    CheckoutError,
+    NotFound,
+    OptionError,
+    RunFailed,
+    RunStopped,
+    SessionConflict,
+    SessionLost,
+)
+from skyrl_magic.core.gpus import NO_GPU, Gpu
+from skyrl_magic.core.options import Given
+from skyrl_magic.ui.cells import Cells, Outcome
+from skyrl_magic.ui.notebook import Services
+from tests.unit.service.processes import DEADLINE_S, ProcessBackend
+
+DEFAULTS = Given(gpu=NO_GPU, ray=False, repo="none")
+
+
+class Book:
+    """A notebook in a folder, with its defaults."""
+
+    def __init__(self, services: Services, folder: Path) -> None:
+        self.cells = Cells(services)
+        self.folder = folder
+        self.config = DEFAULTS
+
+    def run(self, command: str, **given: object) -> Outcome:
+        return self.cells.run(Given(**given), self.config, self.folder, command)  # type: ignore[arg-type]
+
+    @property
+    def session(self) -> str:
+        assert self.cells.notebook.current is not None
+        return self.cells.notebook.current.name or ""
+
+
+@pytest.fixture
+def book(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Book]:
+    for name in ("MODAL_GPU", "MODAL_APP_NAME", "SKYRL_MAGIC_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    found = Book(services, tmp_path)
+    yield found
+    found.cells.close()
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_cell_starts_a_session_and_says_so(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    assert book.run("echo hello; echo oops >&2") == Outcome()
+    said = capsys.readouterr()
+    assert said.out.startswith(f"session {book.session}: no GPU, volume skyrl-data (image ")
+    assert "local backend, no Modal account is set up" in said.out
+    assert said.out.endswith("hello\n")
+    assert said.err == "oops\n"
+    assert book.run("echo again") == Outcome()
+    assert capsys.readouterr().out == "again\n"
+
+
+def test_captured_output_is_no_output(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = book.run("echo a; printf '\\xff' >&2", out="x", err="y")
+    assert outcome == Outcome({"x": "a\n", "y": "�"})
+    assert "a\n" not in capsys.readouterr().out.splitlines(keepends=True)
+
+
+def test_a_failed_run_is_an_error_in_one_line(book: Book) -> None:
+    error = book.run("exit 3", out="x").error
+    assert isinstance(error, RunFailed)
+    assert error.exit_code == 3
+    assert error.run_id == book.cells.notebook.last_run
+    assert str(error).startswith(f"run {error.run_id} failed: exit code 3 after ")
+    assert "137 (SIGKILL)" in str(book.run("kill -9 $$").error)
+    assert "exit code 200 after" in str(book.run("exit 200").error)
+
+
+def test_or_a_line_only(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    assert book.run("exit 3", raise_error=False) == Outcome()
+    assert "failed: exit code 3 after" in capsys.readouterr().out
+
+
+def test_a_run_that_could_not_be_started_is_not_the_last_one(book: Book, tmp_path: Path) -> None:
+    book.run("true")
+    last = book.cells.notebook.last_run
+    assert isinstance(book.run("true", repo=str(tmp_path / "nowhere")).error, CheckoutError)
+    assert book.cells.notebook.last_run == last
+
+
+def test_a_session_that_has_ended_is_started_again(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true")
+    backend.made[0].terminate()
+    capsys.readouterr()
+    assert book.run("echo back") == Outcome()
+    said = capsys.readouterr().out
+    assert "the session of this name before it had ended: the container has ended" in said
+    assert said.endswith("back\n")
+    assert len(backend.made) == 2
+
+
+def test_a_run_that_ends_with_its_session_has_not_failed(book: Book, backend: ProcessBackend) -> None:
+    book.run("true")
+    error = book.run(f"kill -TERM {backend.made[0].process.pid}; sleep 300", raise_error=False).error
+    assert isinstance(error, SessionLost)
+    says = r"run \w+ ended after .*: the container is being ended \(timeout, preemption or stop\)"
+    assert re.fullmatch(says, str(error))
+
+
+def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: ProcessBackend) -> None:
+    def press(_: str) -> None:
+        raise KeyboardInterrupt
+
+    backend.before = press
+    error = book.run("echo never").error
+    assert isinstance(error, RunStopped)
+    assert "was starting; its container is ended" in str(error)
+    assert backend.made == []
+
+
+# --- which session ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_without_options_stays_where_the_last_one_was(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    book.run("true")
+    first = book.session
+    book.run("true", session="second")
+    assert book.session == "second"
+    assert f"still running: {first} (%skyrl_stop NAME ends one)" in capsys.readouterr().out
+    book.run("echo 2 > mark; pwd")
+    book.run("true", gpu=NO_GPU)
+    assert book.session == first
+    assert book.run("cat mark").error is not None
+    assert book.run("cat mark", session="second").error is None
+    assert sorted(book.cells.session_names()) == sorted([first, "second"])
+
+
+def test_another_spec_is_another_session_and_a_taken_name_a_conflict(book: Book, backend: ProcessBackend) -> None:
+    book.run("true", session="mine")
+    error = book.run("true", session="mine", volume="other").error
+    assert isinstance(error, SessionConflict)
+    assert len(str(error).splitlines()) == 1
+    assert book.run("true", volume="other") == Outcome()
+    assert [sandbox.request.spec.volume for sandbox in backend.made] == ["skyrl-data", "other"]
+
+
+def test_a_gpu_that_is_not_there_is_said_once(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        book.run("true", gpu=Gpu("L4", 1))
+    assert capsys.readouterr().out.count("the local backend adds no GPU") == 1
+
+
+def test_the_idle_timeout_is_set_while_the_session_runs(book: Book, services: Services) -> None:
+    book.run("true")
+    book.run("true", idle_timeout_s=77)
+    session = services.sessions.get("local", "my_skyrl_app", book.session)
+    assert session is not None
+    assert session.ask_status().idle_timeout_s == 77
+
+
+def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "clone"
+    (root / "skyrl-gym").mkdir(parents=True)
+    (root / "hello.txt").write_text("hello\n")
+    book.folder, book.config = root, replace(DEFAULTS, repo=None)
+    assert book.run("cat hello.txt") == Outcome()
+    assert f", checkout {root} (" in capsys.readouterr().out
+    (root / "hello.txt").write_text("changed\n")
+    book.run("cat hello.txt")
+    assert capsys.readouterr().out == "changed\n"
+
+
+# --- start, list, stop, dry run ---------------------------------------------------------------------------------------
+
+
+def test_start_says_what_runs(book: Book) -> None:
+    said = book.cells.start(Given(), DEFAULTS, book.folder)
+    assert said.startswith(f"session {book.session}: no GPU")
+    assert book.cells.start(Given(), DEFAULTS, book.folder) == f"session {book.session} is running"
+
+
+def test_the_table_marks_the_current_session(book: Book) -> None:
+    assert repr(book.cells.sessions_table(DEFAULTS, book.folder)) == "no sessions run on the local backend"
+    book.run("true", session="one")
+    book.run("true", session="two")
+    names = [row[0] for row in book.cells.sessions_table(DEFAULTS, book.folder).rows]
+    assert sorted(names) == ["* two", "one"]
+
+
+def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two", "three"):
+        book.run("true", session=name)
+    book.cells.stop([], DEFAULTS, book.folder)
+    book.cells.stop(["one"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, True, False]
+    book.cells.stop(["--all"], DEFAULTS, book.folder)
+    book.cells.stop(["--all"], DEFAULTS, book.folder)
+    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line or "no session" in line]
+    assert said == [f"session {name} is stopped" for name in ("three", "one", "two")] + ["no session was running"]
+    with pytest.raises(NotFound):
+        book.cells.stop(["one"], DEFAULTS, book.folder)
+    with pytest.raises(OptionError, match="--al is no option"):
+        book.cells.stop(["--al"], DEFAULTS, book.folder)
+
+
+def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
+    said = book.cells.describe(
+        Given(gpu=Gpu("A100", 4), timeout_s=7200, secrets=("hf",)), replace(DEFAULTS, timeout_s=3600), book.folder, "ls"
+    )
+    rows = dict(line.split(None, 1) for line in said.splitlines())
+    assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "3600 s", "hf", "ls")
+    assert "note: --timeout 7200 is bounded to 3600 s by your settings" in said
+    assert backend.made == []
+    assert book.cells.notebook.current is None
+
+
+def test_closing_leaves_sessions(book: Book, backend: ProcessBackend) -> None:
+    book.run("true")
+    book.cells.close()
+    assert backend.made[0].poll() is None
+    for stream in backend.made[0].streams:
+        assert stream.process.wait(DEADLINE_S) == 0

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.core.errors import OptionError, SessionLost, UnknownRun
+from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.options import Given
+from skyrl_magic.core.ports import ByteStream
+from skyrl_magic.service.runs import RunService
+from skyrl_magic.service.sessions import SessionService
+from skyrl_magic.ui.cells import Cells
+from skyrl_magic.ui.logs import LOG_OPTIONS, USAGE
+from skyrl_magic.ui.notebook import Services
+from tests.unit.service.processes import ProcessBackend
+
+DEFAULTS = Given(gpu=NO_GPU, ray=False, repo="none", backend="local")
+
+
+@pytest.fixture
+def cells(services: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cells:
+    """A notebook that has run one cell."""
+    found = Cells(services)
+    command = "for i in 1 2 3; do echo out $i; done; sleep 0.05; echo err >&2"
+    assert found.run(Given(), DEFAULTS, tmp_path, command).error is None
+    capsys.readouterr()
+    return found
+
+
+def show(cells: Cells, line: str) -> None:
+    cells.logs(line, DEFAULTS, Path.cwd())
+
+
+def run_id(cells: Cells) -> str:
+    assert cells.notebook.last_run is not None
+    return cells.notebook.last_run
+
+
+@pytest.mark.parametrize(
+    ("line", "out", "err"),
+    [
+        ("", "out 1\nout 2\nout 3\n", "err\n"),
+        ("RUN", "out 1\nout 2\nout 3\n", "err\n"),
+        ("  RUN  ", "out 1\nout 2\nout 3\n", "err\n"),
+        ("--stderr", "", "err\n"),
+        ("RUN --stdout", "out 1\nout 2\nout 3\n", ""),
+        ("RUN\t--stdout", "out 1\nout 2\nout 3\n", ""),
+        ("--stdout RUN", "out 1\nout 2\nout 3\n", ""),
+        ("--tail 2 --stdout", "out 2\nout 3\n", ""),
+        ("--tail=1 --stderr", "", "err\n"),
+        ("--stdout --bytes 4:8", "1\nou", ""),
+        ("--stdout --bytes 12:", "out 3\n", ""),
+        ("--stdout --bytes :5", "out 1", ""),
+    ],
+)
+def test_any_part_is_shown(cells: Cells, capsys: pytest.CaptureFixture[str], line: str, out: str, err: str) -> None:
+    show(cells, line.replace("RUN", run_id(cells)))
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (out, err)
+
+
+def test_any_part_is_saved(cells: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log file"
+    for options, text in [
+        ("--stdout", "out 1\nout 2\nout 3\n"),
+        ("", "out 1\nout 2\nout 3\nerr\n"),
+        ("--tail 1", "out 3\nerr\n"),
+    ]:
+        show(cells, f"{options} --save '{path}'".strip())
+        assert path.read_text() == text
+        assert capsys.readouterr().out == f"{len(text)} B of run {run_id(cells)} are in {path}\n"
+
+
+@pytest.mark.parametrize("options", ["", "--tail 1"])
+@pytest.mark.parametrize(("place", "says"), [("nowhere/x", "there is no folder"), (".", "Is a directory")])
+def test_where_nothing_can_be_saved(cells: Cells, tmp_path: Path, options: str, place: str, says: str) -> None:
+    with pytest.raises(OptionError, match=f"--save .*{says}"):
+        show(cells, f"{options} --save {tmp_path}/{place}".strip())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--tail none", "--tail none: give a number of lines"),
+        ("--tail 0", "give a number of lines"),
+        ("--bytes 5", "give FROM:TO"),
+        ("--bytes -1:5", "give FROM:TO"),
+        ("--bytes a:b", "give FROM:TO"),
+        ("--tali 3", "did you mean --tail"),
+        ("one two", "'two' is no option"),
+        ("--stdout one two", "'one' is no option"),
+    ],
+)
+def test_wrong_lines(cells: Cells, line: str, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        show(cells, line)
+
+
+def test_help(cells: Cells, capsys: pytest.CaptureFixture[str]) -> None:
+    show(cells, "-h")
+    assert capsys.readouterr().out == f"{USAGE}\n"
+    assert all(option.flag in USAGE for option in LOG_OPTIONS if option.flag != "--help")
+
+
+def test_runs_that_are_not_known(services: Services, cells: Cells, backend: ProcessBackend) -> None:
+    with pytest.raises(UnknownRun, match=r"no run abc is known here: [^()]*$"):
+        show(cells, "abc")
+    services.sessions.stop("local", "my_skyrl_app", backend.made[0].request.name)
+    with pytest.raises(UnknownRun, match="no run abc is known here"):
+        show(cells, "abc")
+    with pytest.raises(UnknownRun, match="has run nothing yet"):
+        show(Cells(services), "")
+    assert len(backend.made) == 1
+
+
+def test_nothing_ran_in_the_session_yet(services: Services, tmp_path: Path) -> None:
+    book = Cells(services)
+    book.start(Given(), DEFAULTS, tmp_path)
+    with pytest.raises(UnknownRun, match="has run nothing yet"):
+        show(book, "")
+
+
+@pytest.fixture
+def restarted(backend: ProcessBackend, agent: Path) -> Iterator[Cells]:
+    """The notebook in another process: it has run nothing and has no session open."""
+    services = Services(SessionService(lambda _: backend, lambda: agent), RunService(), lambda: "local")
+    found = Cells(services)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("line", ["", "RUN"])
+def test_a_restarted_notebook_finds_its_runs(
+    cells: Cells, restarted: Cells, backend: ProcessBackend, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(restarted, f"{line} --tail 1 --stdout".replace("RUN", run_id(cells)).strip())
+    assert capsys.readouterr().out == "out 3\n"
+    assert len(restarted.session_names()) == len(backend.made) == 1
+
+
+def test_a_run_in_another_session_is_found_by_its_id(
+    cells: Cells, restarted: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells.run(Given(session="other"), DEFAULTS, tmp_path, "echo there")
+    cells.start(Given(session="third"), DEFAULTS, tmp_path)
+    capsys.readouterr()
+    show(restarted, run_id(cells))
+    assert capsys.readouterr().out == "there\n"
+    assert restarted.session_names() == ["other"]  # the others were looked into and left
+
+
+def test_a_session_that_does_not_answer_is_named(cells: Cells, restarted: Cells, backend: ProcessBackend) -> None:
+    sandbox = backend.made[0]
+
+    def refuse(_: list[str]) -> ByteStream:
+        raise SessionLost("no connection")
+
+    sandbox.exec = refuse  # type: ignore[method-assign,assignment]
+    with pytest.raises(UnknownRun, match=rf"\({sandbox.request.name}: no answer\)"):
+        show(restarted, run_id(cells))
+
+
+def test_a_log_ends_with_its_session(services: Services, cells: Cells, backend: ProcessBackend) -> None:
+    services.sessions.stop("local", "my_skyrl_app", backend.made[0].request.name)
+    with pytest.raises(SessionLost, match="has ended, and its log with it"):
+        show(cells, "")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from skyrl_magic.core.errors import OptionError, RunFailed, SkyRLMagicError
+from skyrl_magic.core.gpus import NO_GPU, Gpu
+from skyrl_magic.core.options import Given
+from skyrl_magic.ui.magics import SkyRLMagic
+from skyrl_magic.ui.notebook import Services
+from tests.unit.service.processes import ProcessBackend
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[InteractiveShell]:
+    """A shell with a profile of its own."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", folder)
+        found = InteractiveShell()
+        yield found
+        assert found.history_manager is not None
+        found.history_manager.end_session()
+
+
+class Made:
+    """How often the services were asked for."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self.times = services, 0
+
+    def __call__(self) -> Services:
+        self.times += 1
+        return self._services
+
+
+@pytest.fixture
+def made(services: Services) -> Made:
+    return Made(services)
+
+
+@pytest.fixture
+def magics(
+    shell: InteractiveShell, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SkyRLMagic]:
+    """The magics over real services, in a folder without a checkout."""
+    monkeypatch.chdir(tmp_path)
+    found = SkyRLMagic(shell, made)
+    found.assign(Given(gpu=NO_GPU, ray=False, repo="none", backend="local"))
+    yield found
+    found.close()
+
+
+def magic(magics: SkyRLMagic, name: str, *arguments: str | None) -> Any:
+    """Call a magic as IPython does."""
+    return getattr(magics, name)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("skyrl_modal", ("--gpuu L4", "ls"), "did you mean --gpu"),
+        ("skyrl_modal", ("nvidia-smi", "ls"), "'nvidia-smi' is no option: the command .* goes below"),
+        ("skyrl_modal", ("", " \n"), "there is nothing to run"),
+        ("skyrl_modal", ("",), "there is nothing to run"),
+        ("skyrl_start", ("--out x",), "unknown option --out"),
+        ("skyrl_start", ("ls",), "'ls' is no option of %skyrl_start"),
+        ("skyrl_sessions", ("all",), "takes no options"),
+        ("skyrl_picker", ("now",), "takes no options"),
+    ],
+)
+def test_a_wrong_line_is_refused_before_anything_is_made(
+    magics: SkyRLMagic, made: Made, name: str, arguments: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        magic(magics, name, *arguments)
+    assert made.times == 0
+
+
+def test_help_is_printed_and_makes_nothing(magics: SkyRLMagic, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, has, lacks in (("skyrl_modal", "--errexit", "%skyrl_start"), ("skyrl_start", "--gpu", "--errexit")):
+        magic(magics, name, "-h")
+        said = capsys.readouterr().out
+        assert has in said
+        assert lacks not in said
+    assert made.times == 0
+
+
+def test_a_dry_run(magics: SkyRLMagic, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]) -> None:
+    magic(magics, "skyrl_modal", "--dry-run --gpu T4 nvidia-smi -L")
+    said = capsys.readouterr().out
+    assert "gpu          T4\n" in said
+    assert "command      nvidia-smi -L\n" in said
+    assert backend.made == []
+
+
+def test_captured_output_is_assigned_also_of_a_failed_run(magics: SkyRLMagic, shell: InteractiveShell) -> None:
+    magic(magics, "skyrl_modal", "--out got --err oops", "echo a; echo b >&2")
+    assert (shell.user_ns["got"], shell.user_ns["oops"]) == ("a\n", "b\n")
+    with pytest.raises(RunFailed):
+        magic(magics, "skyrl_modal", "--out got echo before; exit 3")
+    assert shell.user_ns["got"] == "before\n"
+
+
+def test_an_error_is_one_line_in_ipython(
+    magics: SkyRLMagic, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    result = shell.run_cell("%%skyrl_modal\nexit 3")
+    assert isinstance(result.error_in_exec, SkyRLMagicError)
+    shown = [line for line in capsys.readouterr().out.splitlines() if "RunFailed" in line or "Traceback" in line]
+    assert len(shown) == 1
+    assert "exit code 3" in shown[0]
+
+
+def test_names_of_variables_are_left_to_bash(
+    magics: SkyRLMagic, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    shell.user_ns["x"] = "python"
+    shell.run_cell("%skyrl_modal x=bash; echo \"$x {x}\" '{y}'")
+    assert capsys.readouterr().out.endswith("bash {x} {y}\n")
+
+
+def test_a_table_a_start_and_a_stop(magics: SkyRLMagic, backend: ProcessBackend) -> None:
+    magic(magics, "skyrl_start", "--session mine")
+    assert magics.session_names() == ["mine"]
+    assert "mine" in repr(magic(magics, "skyrl_sessions", ""))
+    magic(magics, "skyrl_stop", "mine")
+    assert backend.made[0].poll() is not None
+    assert magics.session_names() == []
+
+
+def test_the_picker_sets_the_defaults_and_starts(magics: SkyRLMagic, backend: ProcessBackend) -> None:
+    magic(magics, "skyrl_modal", "true")
+    magics.use_defaults(Given(gpu=Gpu("T4", 1)))
+    assert magics.current_given().gpu == Gpu("T4", 1)
+    magic(magics, "skyrl_modal", "true")
+    assert [str(sandbox.request.spec.gpu) for sandbox in backend.made] == ["none", "T4"]
+    assert magics.start_from_picker("--session picked --gpu none").startswith("session picked: no GPU")
+
+
+def test_closed_magics_begin_anew(magics: SkyRLMagic, made: Made) -> None:
+    assert magics.session_names() == []
+    first = magics.cells
+    magics.close()
+    magics.close()
+    with contextlib.suppress(RuntimeError):  # its services are closed
+        assert magics.cells is not first
+    assert made.times == 2
