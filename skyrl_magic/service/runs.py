@@ -7,19 +7,21 @@ import dataclasses
 import queue
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import CheckoutError, RunStopped, SessionError, SessionLost
+from skyrl_magic.core.errors import CheckoutError, RunStopped, SessionError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.connection import ChannelBroken, Refused
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import STALE, CheckoutSync
-from skyrl_magic.service.watch import Lost, Watch, payload_bytes
+from skyrl_magic.service.watch import Lost, Pressed, Signalled, Watch, payload_bytes
 
 #: A stopped run gets so long for each of SIGINT and SIGTERM before the next signal. In seconds.
 GRACE_S = 5.0
@@ -64,6 +66,8 @@ class RunResult:
     captured: dict[str, bytearray] = field(default_factory=dict)
     stopped: str = ""
     """The signal that the user's stop took, or empty."""
+    pressed_late: bool = False
+    """Stop was pressed when the run had ended already."""
     reason: str = ""
     """Why the session ended the run; empty where the session did not."""
 
@@ -85,8 +89,10 @@ class RunService:
         self._clock = clock
         self._signal_timeout_s = signal_timeout_s
 
-    def start(self, session: Session, request: RunRequest, run_id: str, sink: Sink) -> Watch:
-        """Bring the checkout up to date and start the run; :meth:`follow` comes next.
+    def start(
+        self, session: Session, request: RunRequest, run_id: str, sink: Sink, interrupts: Interrupts | None = None
+    ) -> Watch:
+        """Bring the checkout up to date and start the run; :meth:`follow` comes next, with the same ``interrupts``.
 
         Raises:
             SessionLost: the container has ended, and nothing ran. CheckoutError, SessionError: it was not started.
@@ -102,6 +108,8 @@ class RunService:
         )
         try:
             session.channel.patiently(lambda: self._try_start(session, start, watch, sink))
+            if interrupts is not None:
+                interrupts.divert(lambda: watch.events.put(Pressed()))
         except BaseException as error:
             session.channel.unwatch(watch)
             if isinstance(error, KeyboardInterrupt):
@@ -110,22 +118,32 @@ class RunService:
             raise
         return watch
 
-    def follow(self, session: Session, request: RunRequest, watch: Watch, sink: Sink) -> RunResult:
+    def follow(
+        self, session: Session, request: RunRequest, watch: Watch, sink: Sink, interrupts: Interrupts | None = None
+    ) -> RunResult:
         """Feed ``sink`` until the run has ended.
 
-        A KeyboardInterrupt stops the run: SIGINT, SIGTERM and SIGKILL to its process tree, with :data:`GRACE_S` or
-        another interrupt between them.
+        Stop, which ``interrupts`` tells of, ends the run: SIGINT, SIGTERM and SIGKILL to its process tree, with
+        :data:`GRACE_S` or another press between them.
 
         Raises:
             SessionLost: the container ended meanwhile. RunStopped: the run does not end even when it is killed.
         """
         captured = {stream: bytearray() for stream in _captured(request)}
+        interrupts = interrupts or Interrupts()
         try:
-            ended, stopped = self._follow(session, watch, sink, captured)
+            ended, stopped = self._follow(session, watch, sink, captured, interrupts)
         finally:
             session.channel.unwatch(watch)
         return RunResult(
-            watch.run_id, ended.exit_code, ended.duration_s, ended.commit_error, captured, stopped, ended.reason
+            watch.run_id,
+            ended.exit_code,
+            ended.duration_s,
+            ended.commit_error,
+            captured,
+            stopped,
+            pressed_late=interrupts.take() > 0,
+            reason=ended.reason,
         )
 
     def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:
@@ -153,32 +171,36 @@ class RunService:
         return sync.generation
 
     def _follow(
-        self, session: Session, watch: Watch, sink: Sink, captured: dict[str, bytearray]
+        self, session: Session, watch: Watch, sink: Sink, captured: dict[str, bytearray], interrupts: Interrupts
     ) -> tuple[protocol.RunEnded, str]:
-        stop = _Stop(
-            lambda number: _signal(session, watch.run_id, number, self._signal_timeout_s),
-            watch.run_id, sink.note, self._clock,
-        )  # fmt: skip
+        def send(attempt: int, number: signal.Signals) -> None:
+            watch.events.put(Signalled(attempt, _signal(session, watch.run_id, number, self._signal_timeout_s)))
+
+        stop = _Stop(send, watch.run_id, sink.note, self._clock)
         while True:
+            for _ in range(interrupts.take()):
+                stop.press()
+            stop.tick()
             try:
-                stop.tick()
                 event = watch.events.get(timeout=_soonest(sink.flush_due_s, stop.due_s))
-                if isinstance(event, Lost):
-                    raise event.error
-                if isinstance(event, protocol.RunEnded):
-                    return event, stop.last
-                _take(event, sink, captured)
             except queue.Empty:
                 sink.tick()
-            except KeyboardInterrupt:
-                stop.interrupt()
+                continue
+            if isinstance(event, Lost):
+                raise event.error
+            if isinstance(event, protocol.RunEnded):
+                return event, stop.last
+            if isinstance(event, Signalled):
+                stop.answered(event)
+            elif isinstance(event, protocol.Message):
+                _take(event, sink, captured)
 
 
 class _Stop:
-    """The escalation of one run's stop.
+    """The escalation of one run's stop. No signal is waited for: output and the next press have their turn meanwhile.
 
     Args:
-        send: sends a signal and says whether it went out.
+        send: sends a signal and tells :meth:`answered` what came of it; called in a thread of its own.
         run_id: the run.
         note: shows one line.
         clock: monotonic, in seconds.
@@ -186,66 +208,74 @@ class _Stop:
 
     def __init__(
         self,
-        send: Callable[[signal.Signals], bool],
+        send: Callable[[int, signal.Signals], object],
         run_id: str,
         note: Callable[[str], object],
         clock: Callable[[], float],
     ) -> None:
         self._send, self._run_id, self._note, self._clock = send, run_id, note, clock
-        self._step = 0
-        self._presses = 0
-        self._pressed = False
+        self._step = -1  # in ESCALATION
+        self._attempt = 0
+        self._delivered = False
         self._next_at: float | None = None
 
     @property
     def last(self) -> str:
         """The name of the last signal that was sent, or empty."""
-        return ESCALATION[self._step - 1].name if self._step else ""
+        return ESCALATION[self._step].name if self._step >= 0 else ""
 
     @property
     def due_s(self) -> float | None:
-        """Seconds until the next signal, or None."""
+        """Seconds until something is to be sent, or None."""
         return None if self._next_at is None else max(0.0, self._next_at - self._clock())
 
-    def interrupt(self) -> None:
-        """The user pressed Stop: the next signal is due. Nothing is sent here, so that pressing again does no harm.
+    def press(self) -> None:
+        """The user pressed Stop: the next signal is sent at once.
 
         Raises:
             RunStopped: there is none left.
         """
-        self._presses += 1
-        if self._step >= len(ESCALATION):
-            text = f"left run {self._run_id}, which does not end even by SIGKILL: %skyrl_stop ends its session"
-            raise RunStopped(text)
-        if self._presses > len(ESCALATION):
-            text = f"left run {self._run_id}, which no signal reaches: %skyrl_stop ends its session"
-            raise RunStopped(text)
-        self._pressed, self._next_at = True, self._clock()
+        if self._step == len(ESCALATION) - 1:
+            what = "does not end even by SIGKILL" if self._delivered else "no signal reaches"
+            raise RunStopped(f"left run {self._run_id}, which {what}: %skyrl_stop ends its session")
+        self._send_step(self._step + 1)
 
     def tick(self) -> None:
         """Send the next signal when its time has come."""
         if self.due_s != 0.0:
             return
-        number = ESCALATION[self._step]
-        if not self._pressed:
-            self._note(f"{self.last} did not end the run: {number.name} follows")
-            self._pressed = True  # it is said once, even where it is sent twice
-        self._next_at = self._clock() + _RESEND_S
-        if self._send(number):
-            self._step, self._pressed = self._step + 1, False
-            self._next_at = self._clock() + GRACE_S if self._step < len(ESCALATION) else None
+        if self._delivered:
+            before = self.last
+            self._send_step(self._step + 1)
+            self._note(f"{before} did not end the run: {self.last} follows")
+        else:
+            self._send_step(self._step)
+
+    def answered(self, answer: Signalled) -> None:
+        """A signal has reached the run, or the connection broke and it is sent again."""
+        if answer.attempt != self._attempt:
+            return  # another one was sent since
+        self._delivered = answer.delivered
+        if not self._delivered:
+            self._next_at = self._clock() + _RESEND_S
+        elif self._step < len(ESCALATION) - 1:
+            self._next_at = self._clock() + GRACE_S
+
+    def _send_step(self, step: int) -> None:
+        self._step, self._delivered, self._next_at = step, False, None
+        self._attempt += 1
+        arguments = (self._attempt, ESCALATION[step])
+        threading.Thread(target=self._send, args=arguments, name="skyrl-signal", daemon=True).start()
 
 
 def _signal(session: Session, run_id: str, number: int, timeout_s: float) -> bool:
-    """Send a signal; False where the connection broke. Raises SessionLost."""
+    """Send a signal; False where the connection broke, so that it should be sent again."""
     try:
         session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(number)), protocol.Done, timeout_s)
-    except SessionLost:
-        raise
     except ChannelBroken:
         return False
     except SessionError:
-        pass  # no answer: the next signal follows
+        pass  # no answer, and the next signal follows; or the session is gone, as the watch says
     return True
 
 

@@ -16,7 +16,20 @@ class Lost:
     error: SessionLost
 
 
-WatchEvent = protocol.Message | Lost
+@dataclass(frozen=True)
+class Pressed:
+    """In a watch's queue: the user pressed Stop."""
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """In a watch's queue: what came of a signal to the run. ``attempt`` counts the signals that were sent."""
+
+    attempt: int
+    delivered: bool
+
+
+WatchEvent = protocol.Message | Lost | Pressed | Signalled
 
 
 class Watch:

@@ -13,6 +13,7 @@ from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
 from skyrl_magic.service.find_run import Found, find_run
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import SessionRequest
@@ -96,24 +97,25 @@ class Cells:
         run_id = new_run_id()
         sink = CellSink(run_id)
         runs = self._services.runs
-        try:
-            for attempt in range(_START_TRIES):
-                try:
-                    session, _ = self._session(given, config, folder)
-                    watch = runs.start(session, request, run_id, sink)
-                    self.notebook.runs[run_id] = session
-                    break
-                except SessionLost:  # it ended since the last cell, and nothing ran: another one is started
-                    if attempt == _START_TRIES - 1:
-                        raise
-            result = runs.follow(session, request, watch, sink)
-        except SkyRLMagicError as error:
-            sink.close(None)
-            return Outcome(error=error)
-        except BaseException:
-            sink.close(None)
-            raise
-        return _outcome(request, result, sink)
+        with Interrupts() as interrupts:
+            try:
+                for attempt in range(_START_TRIES):
+                    try:
+                        session, _ = self._session(given, config, folder)
+                        watch = runs.start(session, request, run_id, sink, interrupts)
+                        self.notebook.runs[run_id] = session
+                        break
+                    except SessionLost:  # it ended since the last cell, and nothing ran: another one is started
+                        if attempt == _START_TRIES - 1:
+                            raise
+                result = runs.follow(session, request, watch, sink, interrupts)
+            except SkyRLMagicError as error:
+                sink.close(None)
+                return Outcome(error=error)
+            except BaseException:
+                sink.close(None)
+                raise
+            return _outcome(request, result, sink)
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
         """The owner's running sessions."""
@@ -304,6 +306,10 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         error = RunStopped(
             f"run {result.run_id} was stopped by {result.stopped} after {took}; "
             f"%skyrl_logs {result.run_id} shows its output"
+        )
+    elif result.pressed_late:
+        error = RunStopped(
+            f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
         )
     elif result.reason:
         error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")

@@ -8,14 +8,10 @@ whichever cell runs then.
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TextIO
 
 from IPython.core.display_functions import publish_display_data
@@ -44,9 +40,8 @@ class RunDisplay:
 
     def feed(self, event: Output | Gap) -> None:
         """Take the run's next frame, and show what is due. Raises :class:`ProtocolError` for a damaged frame."""
-        with _interrupts_after():
-            self._view.feed(event)
-            self._view.tick()
+        self._view.feed(event)
+        self._view.tick()
 
     @property
     def flush_due_s(self) -> float | None:
@@ -55,15 +50,13 @@ class RunDisplay:
 
     def tick(self) -> None:
         """Show what is due."""
-        with _interrupts_after():
-            self._view.tick()
+        self._view.tick()
 
     def close(self, final: str | None = None) -> None:
         """Show everything that waits, then ``final``, the line about how the run ended."""
-        with _interrupts_after():
-            self._view.close()
-            if final:
-                note(final)
+        self._view.close()
+        if final:
+            note(final)
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -197,23 +190,6 @@ class _TerminalLine:
     def end(self, text: str) -> None:
         self.show(text)
         _write("stdout", "\n" if sys.stdout.isatty() else f"{text}\n")
-
-
-@contextlib.contextmanager
-def _interrupts_after() -> Iterator[None]:
-    """Let an interrupt (Stop) wait for the end of the block: a frame that is taken in half is lost."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield  # no interrupt is raised here
-        return
-    waiting: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if waiting:
-            before(*waiting[0])
 
 
 def _perform(action: Action) -> None:

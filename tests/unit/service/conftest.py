@@ -14,6 +14,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.service.checkout import Checkout, open_checkout
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import SessionRequest, SessionService
@@ -64,6 +65,7 @@ class World:
     backend: ProcessBackend
     service: SessionService
     runs: RunService = field(default_factory=RunService)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     _ids: Iterator[int] = field(default_factory=itertools.count)
 
     def request(self, checkout: Checkout | None = None, **spec: object) -> SessionRequest:
@@ -89,8 +91,8 @@ class World:
         """Run a cell to its end."""
         sink, runs = sink or Recorder(), runs or self.runs
         request = RunRequest(cell, **options)  # type: ignore[arg-type]
-        watch = runs.start(session, request, f"run{next(self._ids)}", sink)
-        return runs.follow(session, request, watch, sink), sink
+        watch = runs.start(session, request, f"run{next(self._ids)}", sink, self.interrupts)
+        return runs.follow(session, request, watch, sink, self.interrupts), sink
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,16 +16,21 @@ from skyrl_magic.service import logs
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.runs import RunService, new_run_id
 from skyrl_magic.service.session import Session
+from skyrl_magic.service.watch import Watch
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S
 
 DEAF = "trap '' INT TERM; echo ready; while :; do sleep 0.01; done"
 
 
-def interrupt(event: protocol.Message) -> None:
-    """What SIGINT does to the thread that follows a run; at stdout, as bash tells on stderr which signals it saw."""
-    if isinstance(event, protocol.Output) and event.stream == protocol.STDOUT:
-        raise KeyboardInterrupt
+def pressing(world: World) -> Callable[[protocol.Message], None]:
+    """Presses Stop at each piece of stdout, as bash tells on stderr which signals it saw."""
+
+    def press(event: protocol.Message) -> None:
+        if isinstance(event, protocol.Output) and event.stream == protocol.STDOUT:
+            world.interrupts.press()
+
+    return press
 
 
 def hurried() -> RunService:
@@ -92,32 +98,32 @@ def test_a_container_that_ends_meanwhile(world: World, session: Session) -> None
 
 
 def test_stop_is_sigint_at_first(world: World, session: Session) -> None:
-    result, sink = world.run(session, "trap 'echo bye; exit 7' INT; echo x; while :; do sleep 0.01; done", Once())
+    result, sink = world.run(session, "trap 'echo bye; exit 7' INT; echo x; while :; do sleep 0.01; done", once(world))
     assert (result.exit_code, result.stopped) == (7, "SIGINT")
     assert (sink.text(), sink.notes) == ("x\nbye\n", [])
 
 
-class Once(Recorder):
-    """Is interrupted by its first event."""
+def once(world: World) -> Recorder:
+    """A sink at whose first event Stop is pressed."""
 
-    def __init__(self) -> None:
-        super().__init__(self._first)
+    def press(_: protocol.Message) -> None:
+        sink.on_event = lambda _: None
+        world.interrupts.press()
 
-    def _first(self, event: protocol.Message) -> None:
-        self.on_event = lambda _: None
-        interrupt(event)
+    sink = Recorder(press)
+    return sink
 
 
 def test_pressing_again_is_the_next_signal(world: World, session: Session) -> None:
     cell = "trap 'echo int' INT; trap 'echo term' TERM; echo x; while :; do sleep 0.01; done"
     # Each signal that the run answers is followed by another interrupt.
-    result, sink = world.run(session, cell, Recorder(interrupt))
+    result, sink = world.run(session, cell, Recorder(pressing(world)))
     assert (result.stopped, result.exit_code) == ("SIGKILL", 128 + signal.SIGKILL)
     assert (sink.text(), sink.notes) == ("x\nint\nterm\n", [])
 
 
 def test_time_is_the_next_signal_too(world: World, session: Session) -> None:
-    result, sink = world.run(session, DEAF, Once(), hurried())
+    result, sink = world.run(session, DEAF, once(world), hurried())
     assert (result.stopped, result.exit_code) == ("SIGKILL", 128 + signal.SIGKILL)
     assert sink.notes == ["SIGINT did not end the run: SIGTERM follows", "SIGTERM did not end the run: SIGKILL follows"]
 
@@ -129,7 +135,7 @@ def test_nothing_escalates_before_its_time(world: World, session: Session) -> No
     def on_event(event: protocol.Message) -> None:
         nonlocal now
         if sink.text() == "x\n":
-            interrupt(event)
+            pressing(world)(event)
         if sink.text() == "x\nint\n":
             now = 5.0  # SIGINT was answered: its time is over now
 
@@ -142,23 +148,25 @@ def test_nothing_escalates_before_its_time(world: World, session: Session) -> No
 def test_a_stop_as_the_run_ends_by_itself(world: World, session: Session) -> None:
     sink = Recorder()
 
-    def end_first(event: protocol.Message) -> None:
+    def end_first(_: protocol.Message) -> None:
         (world.folder / "go").touch()
         while is_running(session, "run0"):
             pass
         sink.on_event = lambda _: None
-        interrupt(event)
+        world.interrupts.press()
 
     sink.on_event = end_first
     result, _ = world.run(session, f"echo x; until [ -e {world.folder}/go ]; do sleep 0.01; done; exit 4", sink)
-    assert (result.exit_code, result.stopped, sink.notes) == (4, "SIGINT", [])
+    # The signal and the end are on their way at the same time: the press is never lost, whichever is first.
+    assert (result.exit_code, sink.notes) == (4, [])
+    assert result.stopped == "SIGINT" or result.pressed_late
 
 
 def test_stop_reaches_a_run_over_the_next_connection(world: World, session: Session) -> None:
-    def cut_and_interrupt(event: protocol.Message) -> None:
+    def cut_and_interrupt(_: protocol.Message) -> None:
         sink.on_event = lambda _: None
         sandbox_of(session).streams[-1].process.kill()
-        interrupt(event)
+        world.interrupts.press()
 
     sink = Recorder(cut_and_interrupt)
     result, _ = world.run(session, "echo x; sleep 300", sink)
@@ -175,27 +183,40 @@ def test_a_real_sigint_in_the_main_thread(world: World, session: Session) -> Non
         os.kill(os.getpid(), signal.SIGINT)
 
     sink.on_event = press
-    result, _ = world.run(session, "echo x; sleep 300", sink)
-    assert (result.stopped, result.exit_code) == ("SIGINT", 128 + signal.SIGINT)
+    with world.interrupts:
+        result, _ = world.run(session, "echo x; sleep 300", sink)
+    assert (result.stopped, result.exit_code, sink.text()) == ("SIGINT", 128 + signal.SIGINT, "x\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_press_after_the_end_is_told(world: World, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    unwatch = session.channel.unwatch
+
+    def press_and_unwatch(watch: Watch) -> None:
+        world.interrupts.press()
+        unwatch(watch)
+
+    monkeypatch.setattr(session.channel, "unwatch", press_and_unwatch)
+    result, _ = world.run(session, "exit 3")
+    assert (result.exit_code, result.stopped, result.pressed_late) == (3, "", True)
 
 
 def test_a_run_that_not_even_sigkill_ends_is_left(world: World, session: Session) -> None:
     request, sink = RunRequest("echo x; sleep 300"), Recorder()
-    watch = world.runs.start(session, request, "stuck", sink)
+    watch = world.runs.start(session, request, "stuck", sink, world.interrupts)
     sandbox_of(session).process.send_signal(signal.SIGSTOP)  # nobody carries the signals out
     try:
-        sink.on_event = interrupt
+        sink.on_event = pressing(world)
         watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
         for _ in range(3):
             watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
         with ThreadPoolExecutor(1) as pool:
-            error = pool.submit(RunService(signal_timeout_s=0.05).follow, session, request, watch, sink).exception(
-                DEADLINE_S
-            )
+            follow = RunService(signal_timeout_s=0.05).follow
+            error = pool.submit(follow, session, request, watch, sink, world.interrupts).exception(DEADLINE_S)
     finally:
         sandbox_of(session).process.send_signal(signal.SIGCONT)
     assert isinstance(error, RunStopped)
-    assert "does not end even by SIGKILL: %skyrl_stop ends its session" in str(error)
+    assert "which no signal reaches: %skyrl_stop ends its session" in str(error)
 
 
 def test_an_interrupt_while_it_starts_kills_what_began(world: World, session: Session) -> None:

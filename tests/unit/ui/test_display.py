@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
 
 import pytest
 
@@ -72,23 +71,6 @@ def test_a_gap_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_damaged_frame_is_refused() -> None:
     with pytest.raises(ProtocolError):
         RunDisplay("k3f9").feed(Output("k3f9", STDOUT, 0, 9, payload=b"short"))
-
-
-def test_an_interrupt_does_not_cut_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupting(io.StringIO):
-        """Is stopped in the middle of a write."""
-
-        def write(self, text: str) -> int:
-            signal.raise_signal(signal.SIGINT)
-            return super().write(text)
-
-    out = Interrupting()
-    monkeypatch.setattr("sys.stdout", out)
-    display = RunDisplay("k3f9")
-    with pytest.raises(KeyboardInterrupt):
-        feed(display, "whole\n")
-    assert out.getvalue() == "whole\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_phases_in_a_terminal_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

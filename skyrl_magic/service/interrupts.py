@@ -1,0 +1,54 @@
+"""Stop while a cell runs, without a KeyboardInterrupt where it does harm.
+
+That may come between any two bytecodes, also where a frame was taken from a queue and is not shown yet. So, once a run
+has begun, Stop is an event among the run's own, and nothing is cut short.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, final
+
+#: What ``signal.signal`` takes and gives.
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+@final
+class Interrupts:
+    """A context manager around a cell: SIGINT raises KeyboardInterrupt until :meth:`divert`; from then on it counts.
+
+    Signals come to the main thread alone; elsewhere there is nothing to take over, and :meth:`press` stands for them.
+    """
+
+    def __init__(self) -> None:
+        self._presses = 0
+        self._wake: Callable[[], object] | None = None
+        self._before: _Handler = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, lambda *_: self.press())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def divert(self, wake: Callable[[], object]) -> None:
+        """From now on Stop raises nothing: it is counted, and ``wake`` is called, in a signal handler."""
+        self._wake = wake
+
+    def press(self) -> None:
+        """Stop was pressed."""
+        if self._wake is None:
+            raise KeyboardInterrupt
+        self._presses += 1
+        self._wake()
+
+    def take(self) -> int:
+        """How often Stop was pressed since this was last asked."""
+        presses, self._presses = self._presses, 0
+        return presses
