@@ -167,14 +167,14 @@ class Attach:
 
     def _read_journal(self, request: protocol.ReadJournal) -> None:
         self._used()
-        if request.stream not in protocol.STREAMS:
+        if request.stream not in protocol.JOURNAL_STREAMS:
             self._refuse(request, "bad_request", f"a run has no stream {request.stream!r}")
             return
         folder = paths.run_dir(self._state_dir, request.run_id) if paths.valid_run_id(request.run_id) else None
         if folder is None or not folder.is_dir():
             self._refuse(request, "unknown_run", f"this session has no run {request.run_id}")
             return
-        size = journal.sizes(folder)[protocol.STREAMS.index(request.stream)]
+        size = journal.sizes(folder)[protocol.JOURNAL_STREAMS.index(request.stream)]
         end = size if request.end < 0 else min(request.end, size)
         self._readers.append(JournalReader(request, journal.Cursor(folder, {}), end, self._client))
 

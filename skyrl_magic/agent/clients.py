@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import selectors
 import signal
 import socket
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 #: An ``attach`` that leaves so much untaken is stuck and dropped, in bytes; its client opens another one.
 _MAX_QUEUED_BYTES = 16 * 1024 * 1024
 #: What counts as use of the session, besides the end of a run.
-_USES = (protocol.StartRun, protocol.ApplyCheckout, protocol.Configure, protocol.ReadJournal, protocol.SignalRun)
+_USES = (
+    protocol.StartRun,
+    protocol.ApplyCheckout,
+    protocol.Configure,
+    protocol.ReadJournal,
+    protocol.SignalRun,
+    protocol.InputReply,
+    protocol.KernelMessage,
+    protocol.RestartKernel,
+)
+_numbers = itertools.count(1)
 
 
 class Client:
@@ -29,6 +40,7 @@ class Client:
         self._supervisor = supervisor
         self._socket = connection
         self._watched: Set[str] = set()
+        self.number = next(_numbers)
         self.greeted = False
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.Hello: self._hello,
@@ -40,6 +52,10 @@ class Client:
             protocol.Configure: self._configure,
             protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
             protocol.StopSession: self._stop,
+            protocol.KernelRequest: lambda message: supervisor.kernel.ask(self, message),
+            protocol.KernelMessage: lambda message: supervisor.kernel.forward(self, message),
+            protocol.InputReply: lambda message: supervisor.kernel.forward(self, message),
+            protocol.RestartKernel: lambda message: supervisor.kernel.restart(self, message),
         }
         self._channel = Channel(selector, connection.fileno(), connection.fileno(), self._handle, self._closed)
 
@@ -94,6 +110,10 @@ class Client:
         supervisor = self._supervisor
         if supervisor.stopping:
             self.push(protocol.Failed(request.request, "stopping", "the session is about to end"))
+            return
+        conflict = supervisor.kernel.conflict(request.uv) if request.kind == protocol.PYTHON else ""
+        if conflict:
+            self.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
         supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
         self.push(protocol.Done(request.request))

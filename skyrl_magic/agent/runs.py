@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 from skyrl_magic.agent import journal, paths, procs
+from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
 from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
@@ -28,6 +29,17 @@ ENDING = "ending"
 _COMMAND_CHARS = 200
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
+#: A Python run without a kernel.
+EXIT_NO_KERNEL = 1
+
+
+@dataclass(frozen=True)
+class PythonCell:
+    """How the kernel runs a cell: as in ``core.protocol.StartRun``."""
+
+    workdir: str
+    uv: str
+    allow_stdin: bool
 
 
 @dataclass
@@ -47,6 +59,8 @@ class Run:
     """Why the session ended it; empty where the session did not."""
     control: Optional[socket.socket] = None
     """To its shim, from its launch to its end."""
+    cell: Optional[PythonCell] = None
+    """What concerns a Python cell alone."""
 
     @property
     def run_id(self) -> str:
@@ -62,9 +76,10 @@ class Run:
         """What a list shows."""
         state = RUNNING if self.state in (LAUNCHED, ENDING) else self.state
         duration = time.time() - self.started_at if state == RUNNING else self.duration_s
-        out, err = journal.sizes(self.folder)
+        out, err, outputs = journal.sizes(self.folder)
+        kind = protocol.SHELL if self.cell is None else protocol.PYTHON
         return protocol.RunSummary(
-            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err
+            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err, kind, outputs
         )
 
     def event(self) -> Optional[protocol.Message]:
@@ -75,7 +90,7 @@ class Run:
             return protocol.RunStarted(self.run_id, self.started_at)
         if self.state != ENDED:
             return None
-        out, err = journal.sizes(self.folder)
+        out, err, _ = journal.sizes(self.folder)
         code = self.exit_code or 0
         return protocol.RunEnded(
             self.run_id, code, self.signal, self.started_at, self.duration_s, out, err, self.commit_error, self.reason
@@ -90,6 +105,7 @@ class RunTable:
         state_dir: where the runs' folders lie.
         changed: called when a run was started or is over and committed.
         commit: asks for a commit of the volume; its argument is called with the error or an empty string.
+        kernel: executes the Python cells.
     """
 
     def __init__(
@@ -98,7 +114,10 @@ class RunTable:
         state_dir: Path,
         changed: Callable[[Run], None],
         commit: Callable[[Callable[[str], None]], None],
+        kernel: KernelHost,
     ) -> None:
+        self._kernel = kernel
+        kernel.events = self
         self._selector = selector
         self._state_dir = state_dir
         self._changed = changed
@@ -148,6 +167,8 @@ class RunTable:
         (folder / paths.CELL_FILE).write_bytes(request.payload)
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
+        if request.kind == protocol.PYTHON:
+            run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
         self._runs[request.run_id] = run
         if ready:
             self._launch(run)
@@ -166,6 +187,8 @@ class RunTable:
         elif run.state == WAITING:
             run.signal, run.exit_code = number, 128 + number
             self._over(run)
+        elif run.cell is not None and run.state in (LAUNCHED, RUNNING):
+            self._kernel.send_signal(run.run_id, number)
 
     def end(self, reason: str) -> None:
         """SIGTERM to every run that goes on, because the session ends for ``reason``."""
@@ -174,8 +197,31 @@ class RunTable:
                 run.reason = reason
                 self.send_signal(run, signal.SIGTERM)
 
+    def started(self, run_id: str) -> None:
+        """The kernel has a Python run's cell."""
+        run = self._runs[run_id]
+        run.state = RUNNING
+        self._changed(run)
+
+    def ended(self, run_id: str, detail: str) -> None:
+        """A Python run is over; ``detail`` says why where the kernel's relay could not."""
+        run = self._runs[run_id]
+        if detail:
+            with (run.folder / protocol.STDERR).open("ab") as stderr:
+                stderr.write(f"skyrl_magic: {detail}\n".encode("utf-8", "backslashreplace"))
+            run.exit_code, run.duration_s = EXIT_NO_KERNEL, time.time() - run.started_at
+        else:
+            self._read_end(run)
+        self._over(run)
+
     def _launch(self, run: Run) -> None:
         run.started_at = time.time()
+        if run.cell is not None:
+            run.state = LAUNCHED
+            cell, spec = run.cell, run.spec
+            request = protocol.ExecuteRun(run.run_id, spec.folder, cell.workdir, spec.env, cell.allow_stdin)
+            self._kernel.execute(request, cell.uv)
+            return
         try:
             run.control = self._hand_over(run.spec)
         except OSError as error:  # no process or no memory is left

@@ -26,11 +26,12 @@ import struct
 import time
 import traceback
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import Dict, NoReturn, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs
 from skyrl_magic.agent.journal import JournalWriter
-from skyrl_magic.agent.wire import Callback, dispatch, listen_unix, wakeup_pair
+from skyrl_magic.agent.notify import Notifier
+from skyrl_magic.agent.wire import Callback, dispatch, wakeup_pair
 
 STARTED = b"S"
 ENDED = b"E"
@@ -68,7 +69,6 @@ class Shim:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._selector = selectors.DefaultSelector()
-        self._watchers: List[socket.socket] = []
         self._buffer = memoryview(bytearray(_PIPE_BYTES))
         self._pipes = (_pipe(), _pipe())
         self._open_pipes = 0
@@ -89,8 +89,7 @@ class Shim:
         if refusal:
             self._journal.write(1, memoryview(refusal))
         # Watchers come when the supervisor has told them of the start.
-        self._listener = listen_unix(folder / paths.NOTIFY_SOCKET)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._notifier = Notifier(folder, self._selector)
         self._tell(STARTED)
         self._control.setblocking(False)
         self._selector.register(self._control, selectors.EVENT_READ, self._take_signals)
@@ -154,30 +153,13 @@ class Shim:
                 return
             if count:
                 self._journal.write(number, self._buffer[:count])
-                self._notify()
+                self._notifier.grown()
                 return
             self._selector.unregister(fd)
             os.close(fd)
             self._open_pipes -= 1
 
         return drain
-
-    def _notify(self) -> None:
-        for watcher in list(self._watchers):
-            try:
-                watcher.send(b"\1")
-            except BlockingIOError:
-                pass  # it has not read the last ones: it will look
-            except OSError:
-                self._watchers.remove(watcher)
-                watcher.close()
-
-    def _accept(self, _: int) -> None:
-        with contextlib.suppress(OSError):
-            watcher, _ = self._listener.accept()
-            watcher.setblocking(False)
-            self._watchers.append(watcher)
-            watcher.send(b"\1")  # the journal may have grown since it looked
 
     def _take_signals(self, _: int) -> None:
         try:

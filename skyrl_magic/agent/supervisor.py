@@ -20,6 +20,7 @@ from skyrl_magic.agent import boot, commits, paths, procs
 from skyrl_magic.agent.checkout import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
 from skyrl_magic.agent.runs import RUNNING, Run, RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
@@ -57,7 +58,10 @@ class Supervisor:
         self.ray = RayStart(config.state / paths.RAY_LOG)
         self._selector = selectors.DefaultSelector()
         self.committer = commits.Committer(Path(config.volume_dir))
-        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request)
+        self.kernel = KernelHost(
+            self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
+        )
+        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request, self.kernel)
         self.boot_seconds = 0.0
         self._last_asked = self._began
         self._next_commit = self._began
@@ -120,6 +124,7 @@ class Supervisor:
             idle_s=self.idle_s,
             idle_timeout_s=self.idle_timeout_s,
             clients=sum(client.greeted for client in self.clients),
+            kernel=self.kernel.state,
         )
 
     def gone(self, client: Client) -> None:
@@ -197,7 +202,7 @@ class Supervisor:
         for pid, status in procs.reap():
             if self.ray.reaped(pid, status):
                 self._ray_settled()
-            else:
+            elif not self.kernel.reaped(pid):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
     def _ray_settled(self) -> None:

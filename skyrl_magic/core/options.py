@@ -19,13 +19,15 @@ from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.gpus import Gpu, parse_gpu
 
-SESSION, LIVE, RUN, HELP = "session", "live", "run", "help"
+SESSION, LIVE, RUN, KERNEL, HELP = "session", "live", "run", "kernel", "help"
 _SCOPES = {
     SESSION: "the session's spec (other values: another container)",
     LIVE: "the session's name and what can change while it runs",
     RUN: "this run",
+    KERNEL: "the Python kernel",
     HELP: "help",
 }
+ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, HELP)
 BACKENDS = ("auto", "modal", "local")
 
 
@@ -52,6 +54,8 @@ class Given:
     err: str | None = None
     raise_error: bool | None = None
     errexit: bool | None = None
+    python: bool | None = None
+    uv: str | None = None
     dry_run: bool | None = None
     help: bool | None = None
 
@@ -110,8 +114,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("--out", "out", RUN, "capture stdout in this variable, not shown", "VAR", values.variable_name),
     Option("--err", "err", RUN, "capture stderr in this variable, not shown", "VAR", values.variable_name),
     Option("--no-raise-error", "raise_error", RUN, "a failed run does not raise", constant=False),
-    Option("--errexit", "errexit", RUN, "stop at the first command that fails (bash -e)"),
+    Option("--errexit", "errexit", RUN, "stop a shell cell at the first command that fails (bash -e)"),
+    Option("--python", "python", RUN, "run the cell in the session's Python kernel, which keeps its variables"),
     Option("--dry-run", "dry_run", RUN, "print what would run, and touch nothing"),
+    Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),
     Option("--help", "help", HELP, "this text", short="-h"),
 )
 BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
@@ -150,7 +156,7 @@ def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
 
 
-def parse_line(text: str, *, scopes: Iterable[str] = (SESSION, LIVE, RUN, HELP)) -> Line:
+def parse_line(text: str, *, scopes: Iterable[str] = ALL_SCOPES) -> Line:
     """Read the options at the front of ``text``.
 
     Args:
@@ -249,7 +255,7 @@ def setting(name: str, value: object) -> tuple[str, Any]:
     return option.field, option.read(option.flag, str(value))
 
 
-def help_text(magic: str, summary: str, *, scopes: Iterable[str] = (SESSION, LIVE, RUN, HELP)) -> str:
+def help_text(magic: str, summary: str, *, scopes: Iterable[str] = ALL_SCOPES) -> str:
     """What ``-h`` prints."""
     lines = [f"usage: {magic} [options]", "", textwrap.fill(summary, 100), ""]
     for scope in scopes:
