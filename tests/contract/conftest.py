@@ -34,6 +34,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[protocol.Message] = []
         self.notes: list[str] = []
+        self.messages: list[protocol.KernelMessage] = []
         self.phases: list[str] = []
         self.on_event: Callable[[protocol.Message], None] = lambda _: None
         self.on_phase: Callable[[str], None] = lambda _: None
@@ -47,6 +48,12 @@ class Recorder:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def message(self, message: protocol.KernelMessage) -> None:
+        self.messages.append(message)
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        raise AssertionError(f"nobody expects {prompt!r} ({password=})")
 
     def begin(self, phase: str) -> None:
         self.phases.append(phase)
