@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import (
@@ -24,7 +26,7 @@ from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
-from skyrl_magic.service.kernel import restart_kernel
+from skyrl_magic.service.kernel import ask_kernel, restart_kernel
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import SessionRequest
@@ -146,11 +148,17 @@ class Cells:
         self._outputs.forget_comms(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
 
-    def python_session(self, given: Given, config: Given, folder: Path) -> Session | None:
-        """The open session of a Python cell with these options; none is started and nobody is asked."""
+    def ask_kernel(
+        self, given: Given, config: Given, folder: Path, question: tuple[str, Mapping[str, Any], float]
+    ) -> dict[str, Any] | None:
+        """Ask the Python kernel of an open session; ``question`` is type, content and how long to wait, in seconds.
+
+        None where there is no answer. No session is started or looked for, as somebody has pressed a key.
+        """
         request, _ = self._request(given, config, folder)
         name = request.name or self._services.sessions.default_name(request.spec)
-        return self._services.sessions.get(request.spec.backend, request.spec.app, name)
+        session = self._services.sessions.get(request.spec.backend, request.spec.app, name)
+        return None if session is None else ask_kernel(session, *question)
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
         """The owner's running sessions."""

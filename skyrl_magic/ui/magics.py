@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,16 @@ class SkyRLMagic(Settings):
         self.session = given.session  # the picker always says whether there is a name
         if self._cells is not None:
             self._cells.notebook.current = None
+
+    def ask_kernel(
+        self, options: str, msg_type: str, content: Mapping[str, Any], timeout_s: float
+    ) -> dict[str, Any] | None:
+        """Ask the Python kernel that a cell's ``options`` mean; None without an answer. Raises SkyRLMagicError."""
+        if self._cells is None:
+            return None
+        return self._cells.ask_kernel(
+            parse_line(options).given, self.given(), _folder(), (msg_type, content, timeout_s)
+        )
 
     def start_from_picker(self, line: str) -> str:
         """Start the session of the picker's options line and return the line that says so.
