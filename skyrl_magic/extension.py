@@ -27,7 +27,7 @@ _ATTRIBUTE = "skyrl_magic"
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics and their completions; a second load changes nothing."""
-    from skyrl_magic.ui.completion import register
+    from skyrl_magic.ui.matcher import register
 
     if getattr(shell, _ATTRIBUTE, None) is not None:
         return
@@ -40,7 +40,7 @@ def load(shell: InteractiveShell) -> None:
 
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics and close the channels; sessions and runs go on."""
-    from skyrl_magic.ui.completion import unregister
+    from skyrl_magic.ui.matcher import unregister
 
     magics = getattr(shell, _ATTRIBUTE, None)
     if magics is None:
