@@ -23,8 +23,8 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Dict, List, NoReturn, Optional, Tuple
 
@@ -245,7 +245,7 @@ def _child(control: socket.socket) -> NoReturn:
             shim.run(spec)
         code = 0
     except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from skyrl_magic.agent import boot, commits, paths, procs
-from skyrl_magic.agent.checkout import begin_baseline
+from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.ray_start import RayStart

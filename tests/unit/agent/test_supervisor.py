@@ -289,7 +289,7 @@ def test_a_killed_supervisor_takes_its_runs_with_it(session: Session, channel: A
 
 def test_a_wrong_configuration_is_refused(agent: Path) -> None:
     for text in ("{", "[]", '{"session": "x"}'):
-        command = [sys.executable, "-I", str(agent), "supervise", "--config", text]
+        command = [sys.executable, "-IS", str(agent), "supervise", "--config", text]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         assert done.returncode == 2
         assert b"--config" in done.stderr
