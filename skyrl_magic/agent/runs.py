@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -14,7 +15,7 @@ from typing import Callable, Dict, List, Optional
 
 from skyrl_magic.agent import journal, paths, procs
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
+from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, Spare
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
 from skyrl_magic.core import protocol
 
@@ -104,7 +105,10 @@ class RunTable:
         self._changed = changed
         self._commit = commit
         self._runs: Dict[str, Run] = {}
-        self._spare: Optional[socket.socket] = None
+        self._spare: Optional[Spare] = None
+        self._spares = itertools.count()
+        self.spare_used_at = 0.0
+        """By the monotonic clock."""
 
     def get(self, run_id: str) -> Optional[Run]:
         """The run of this id, or None."""
@@ -123,7 +127,10 @@ class RunTable:
     def prepare(self) -> None:
         """Fork the shim of the next run, so that it need not wait for that."""
         if self._spare is None:
-            self._spare = fork_shim()
+            self._spare = self._fork()
+
+    def _fork(self) -> Spare:
+        return Spare(self._state_dir / "runs" / f".next-{next(self._spares)}")
 
     def summaries(self) -> List[protocol.RunSummary]:
         """All runs, oldest first."""
@@ -188,16 +195,19 @@ class RunTable:
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
     def _hand_over(self, spec: RunSpec) -> socket.socket:
-        control, self._spare = self._spare or fork_shim(), None
-        data = spec.to_bytes()
-        try:
-            control.sendall(data)
-        except OSError:  # the waiting shim was killed: by a cell's `kill -9 -1`, say
-            control.close()
-            control = fork_shim()
-            control.sendall(data)
-        control.setblocking(False)
-        return control
+        spare, self._spare = self._spare, None
+        self.spare_used_at = time.monotonic()
+        if spare is not None and not spare.alive:  # killed: by a cell's `kill -9 -1`, say
+            spare.discard()
+            spare = None
+        if spare is None:
+            spare = self._fork()
+        folder = Path(spec.folder)
+        (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+        spare.folder.rename(folder)
+        spare.control.sendall(spec.to_bytes())
+        spare.control.setblocking(False)
+        return spare.control
 
     def _heard(self, run: Run) -> None:
         """News from a shim: its run was started, or is over, or the shim itself is gone."""
@@ -213,8 +223,6 @@ class RunTable:
             self._changed(run)
         if SHIM_ENDED in words or not words:
             self._selector.unregister(run.control)
-            run.control.close()
-            run.control = None
             self._read_end(run)
             self._over(run)
 
@@ -233,6 +241,9 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            if run.control is not None:
+                run.control.close()
+                run.control = None
             with contextlib.suppress(OSError):
                 (run.folder / paths.NOTIFY_SOCKET).unlink()
             self._changed(run)

@@ -63,10 +63,20 @@ class RunSpec:
 
 
 class Shim:
-    """One run, from its start to its end. ``control`` leads to the supervisor."""
+    """One run, from its start to its end.
 
-    def __init__(self, control: socket.socket) -> None:
+    Everything that needs no run is done before there is one: bash and its first output must not wait for it.
+
+    Args:
+        control: to the supervisor.
+        journal: the run's.
+        listener: where those who want to hear of news in the journal connect.
+    """
+
+    def __init__(self, control: socket.socket, journal: JournalWriter, listener: socket.socket) -> None:
         self._control = control
+        self._journal = journal
+        self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._watchers: List[socket.socket] = []
         self._buffer = memoryview(bytearray(_PIPE_BYTES))
@@ -79,19 +89,17 @@ class Shim:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._signal_end.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        for number, (read_end, _) in enumerate(self._pipes):
+            self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
 
     def run(self, spec: RunSpec) -> None:
         """Start bash, drain it to its end and write the run's status."""
         began = time.monotonic()
-        folder = Path(spec.folder)
         refusal = self._start(spec)
-        self._journal = JournalWriter(folder)  # while bash wakes up
+        self._tell(STARTED)
         if refusal:
             self._journal.write(1, memoryview(refusal))
-        # Watchers come when the supervisor has told them of the start.
-        self._listener = listen_unix(folder / paths.NOTIFY_SOCKET)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._tell(STARTED)
         self._control.setblocking(False)
         self._selector.register(self._control, selectors.EVENT_READ, self._take_signals)
         while not self._over():
@@ -101,6 +109,11 @@ class Shim:
         self._journal.close()
         self._write_status(spec, time.monotonic() - began)
         self._tell(ENDED)
+        # This process's own end takes a while and a core: not before the supervisor has done what the cell waits for.
+        self._control.setblocking(True)
+        with contextlib.suppress(OSError):
+            while self._control.recv(64):
+                pass
 
     def _tell(self, word: bytes) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone
@@ -119,15 +132,13 @@ class Shim:
         except OSError as error:
             line, code = _refusal(spec, error)
             refusal, self._wait_status = line.encode("utf-8", "backslashreplace"), code << 8
-        for number, (read_end, write_end) in enumerate(self._pipes):
+        for _, write_end in self._pipes:
             os.close(write_end)
-            self._open_pipes += 1
-            self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
+        self._open_pipes = len(self._pipes)
         return refusal
 
     def _spawn(self, spec: RunSpec) -> int:
-        env = {**os.environ, **spec.env}
-        bash = shutil.which("bash", path=env.get("PATH", os.defpath))
+        env, bash = _environment(spec)
         os.chdir(spec.workdir)  # this process's own: it has no other use for one
         if bash is None:
             raise FileNotFoundError(2, "there is no bash on PATH")
@@ -218,28 +229,59 @@ class Shim:
             )
 
 
-def fork_shim() -> socket.socket:
-    """Fork a shim that waits for its run; returns the socket to it.
+class Spare:
+    """A shim that waits for its run, forked by this process, which must be single-threaded.
 
-    The caller must be single-threaded. What the socket is sent first is :meth:`RunSpec.to_bytes`.
+    What ``control`` is sent first is :meth:`RunSpec.to_bytes`; before that ``folder``, where its journal is, may be
+    renamed.
+
+    Args:
+        folder: to be made.
     """
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        _child(theirs)
-    theirs.close()
-    return ours
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        journal = JournalWriter(folder)
+        listener = listen_unix(folder / paths.NOTIFY_SOCKET)
+        self.control, theirs = socket.socketpair()
+        try:
+            if os.fork() == 0:
+                _child(theirs, journal, listener)
+        except OSError:
+            self.discard()
+            raise
+        finally:
+            theirs.close()
+            listener.close()
+            journal.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has killed it."""
+        try:
+            return bool(self.control.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def discard(self) -> None:
+        """Let it go."""
+        self.control.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _child(control: socket.socket) -> NoReturn:
+def _child(control: socket.socket, journal: JournalWriter, listener: socket.socket) -> NoReturn:
     code = 1
     try:
         gc.disable()  # the supervisor's sockets must not be collected here: their numbers are in use again
         procs.default_signals()
-        procs.close_all_but({control.fileno()})
+        procs.close_all_but({control.fileno(), listener.fileno(), *journal.descriptors})
         os.setsid()
         procs.become_subreaper()
-        shim = Shim(control)
+        shim = Shim(control, journal, listener)
+        _warm_up()
         spec = _receive(control)
         if spec is not None:
             shim.run(spec)
@@ -248,6 +290,18 @@ def _child(control: socket.socket) -> NoReturn:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def _warm_up() -> None:
+    """Go the way to bash's start once, so that the run finds its pages copied from the supervisor's."""
+    data = RunSpec("", "", "", {}, errexit=False).to_bytes()
+    _environment(RunSpec(**json.loads(data[_LENGTH.size :])))
+
+
+def _environment(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
+    """The run's environment, and the bash that it finds there."""
+    env = {**os.environ, **spec.env}
+    return env, shutil.which("bash", path=env.get("PATH", os.defpath))
 
 
 def _receive(control: socket.socket) -> Optional[RunSpec]:
