@@ -92,11 +92,12 @@ def _local_backend() -> Backend:
     """The backend on this machine; its server is started, and started again when it has gone."""
     from skyrl_magic.cloud.client import server_client
     from skyrl_magic.cloud.sandboxes import ModalBackend
-    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, PREFIXES_VARIABLE
+    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX, PREFIXES_VARIABLE
 
     server = _ensure_server()
-    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it.
-    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK}
+    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it. And the agent asks
+    # the sandbox's keeper for commits itself, without a process in between.
+    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK, "SKYRL_COMMIT_MAILBOX": MAILBOX}
     # The server may have been started from another environment; cells have the Python of this notebook.
     env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
     client = server_client(server.url, server.token_id, server.token_secret)

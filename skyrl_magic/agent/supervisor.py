@@ -58,7 +58,7 @@ class Supervisor:
         self.clients: List[Client] = []
         self.ray = RayStart(config.state / paths.RAY_LOG)
         self._selector = selectors.DefaultSelector()
-        self.committer = commits.Committer(Path(config.volume_dir))
+        self.committer = commits.Committer(Path(config.volume_dir), self._selector)
         self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request)
         self.boot_seconds = 0.0
         self._last_asked = self._began

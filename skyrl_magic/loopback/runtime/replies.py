@@ -1,4 +1,9 @@
-"""The pipes by which the keeper answers the ``sync`` of its sandbox. Standard library only."""
+"""The pipes by which the keeper answers the ``sync`` of its sandbox. Standard library only.
+
+Any process of the sandbox may ask as ``sync`` does: a line ``commit NAME PATH//PATH//…`` to the pipe of the requests,
+where ``NAME`` is a pipe of its own in the control directory that begins with ``reply.``; it reads ``ok`` or
+``failed REASON`` from there.
+"""
 
 from __future__ import annotations
 
