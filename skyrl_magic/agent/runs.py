@@ -151,8 +151,12 @@ class RunTable:
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / paths.CELL_FILE).write_bytes(request.payload)
+        spare = self._living_spare() if ready else None
+        if spare is not None:
+            spare.take_cell(request.payload, folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / paths.CELL_FILE).write_bytes(request.payload)
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
         self._runs[request.run_id] = run
@@ -194,17 +198,20 @@ class RunTable:
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
+    def _living_spare(self) -> Optional[Spare]:
+        if self._spare is not None and not self._spare.alive:  # killed: by a cell's `kill -9 -1`, say
+            self._spare.discard()
+            self._spare = None
+        return self._spare
+
     def _hand_over(self, spec: RunSpec) -> socket.socket:
-        spare, self._spare = self._spare, None
+        spare = self._living_spare() or self._fork()
+        self._spare = None
         self.spare_used_at = time.monotonic()
-        if spare is not None and not spare.alive:  # killed: by a cell's `kill -9 -1`, say
-            spare.discard()
-            spare = None
-        if spare is None:
-            spare = self._fork()
         folder = Path(spec.folder)
-        (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
-        spare.folder.rename(folder)
+        if spare.folder != folder:
+            (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+            spare.folder.rename(folder)
         spare.control.sendall(spec.to_bytes())
         spare.control.setblocking(False)
         return spare.control
@@ -241,12 +248,12 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            self._changed(run)
+            with contextlib.suppress(OSError):
+                (run.folder / paths.NOTIFY_SOCKET).unlink()
             if run.control is not None:
                 run.control.close()
                 run.control = None
-            with contextlib.suppress(OSError):
-                (run.folder / paths.NOTIFY_SOCKET).unlink()
-            self._changed(run)
 
         self._commit(committed)
 

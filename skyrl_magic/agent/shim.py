@@ -215,17 +215,19 @@ class Shim:
         if self._journal.lost_bytes:
             journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
         with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
-            paths.write_json(
-                Path(spec.folder, paths.STATUS_FILE),
-                {
-                    "run_id": spec.run_id,
-                    "exit_code": procs.exit_code(status),
-                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                    "duration_s": duration_s,
-                    "stdout_bytes": self._journal.sizes[0],
-                    "stderr_bytes": self._journal.sizes[1],
-                    "journal_error": journal_error,
-                },
+            # Nobody looks before the supervisor is told: it need not be replaced at one stroke.
+            Path(spec.folder, paths.STATUS_FILE).write_text(
+                json.dumps(
+                    {
+                        "run_id": spec.run_id,
+                        "exit_code": procs.exit_code(status),
+                        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                        "duration_s": duration_s,
+                        "stdout_bytes": self._journal.sizes[0],
+                        "stderr_bytes": self._journal.sizes[1],
+                        "journal_error": journal_error,
+                    }
+                )
             )
 
 
@@ -255,6 +257,12 @@ class Spare:
             theirs.close()
             listener.close()
             journal.close()
+
+    def take_cell(self, cell: bytes, folder: Path) -> None:
+        """Write the cell that it will run, and make its folder the run's, ``folder``."""
+        (self.folder / paths.CELL_FILE).write_bytes(cell)
+        self.folder.rename(folder)
+        self.folder = folder
 
     @property
     def alive(self) -> bool:
