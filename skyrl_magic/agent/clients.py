@@ -9,7 +9,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
@@ -29,6 +29,7 @@ class Client:
         self._supervisor = supervisor
         self._socket = connection
         self._watched: Set[str] = set()
+        self._starts: Dict[str, int] = {}  # requests whose run's shim has not told yet that it goes
         self.greeted = False
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.Hello: self._hello,
@@ -50,7 +51,10 @@ class Client:
             self._channel.close()
 
     def run_changed(self, run: Run) -> None:
-        """Tell of a run that this client watches."""
+        """Tell of a run that this client has started or watches."""
+        request = self._starts.pop(run.run_id, None)
+        if request is not None:
+            self.push(protocol.Done(request))
         if run.run_id in self._watched:
             if run.state == ENDED:
                 self._watched.discard(run.run_id)
@@ -95,8 +99,11 @@ class Client:
         if supervisor.stopping:
             self.push(protocol.Failed(request.request, "stopping", "the session is about to end"))
             return
-        supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
-        self.push(protocol.Done(request.request))
+        run = supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
+        if run.state == LAUNCHED:
+            self._starts[run.run_id] = request.request  # one message with the news that it goes, not two
+        else:
+            self.push(protocol.Done(request.request))
 
     def _watch(self, request: protocol.WatchRun) -> None:
         run = self._supervisor.runs.get(request.run_id)

@@ -137,7 +137,7 @@ class RunTable:
         """All runs, oldest first."""
         return [run.summary() for run in self._runs.values()]
 
-    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> None:
+    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
 
         Raises:
@@ -146,7 +146,7 @@ class RunTable:
             OSError: the disk takes no more.
         """
         if request.run_id in self._runs:
-            return
+            return self._runs[request.run_id]
         folder = paths.run_dir(self._state_dir, request.run_id)
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
@@ -163,6 +163,7 @@ class RunTable:
         self._runs[request.run_id] = run
         if ready:
             self._launch(run)
+        return run
 
     def start_waiting(self) -> None:
         """Start every run that waited."""
