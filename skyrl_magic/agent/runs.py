@@ -15,8 +15,9 @@ from typing import Callable, Dict, List, Optional
 
 from skyrl_magic.agent import journal, paths, procs
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, Spare
+from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
+from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 WAITING = "waiting"
@@ -154,7 +155,8 @@ class RunTable:
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
         spare = self._living_spare() if ready else None
         if spare is not None:
-            spare.take_cell(request.payload, folder)
+            (spare.folder / paths.CELL_FILE).write_bytes(request.payload)
+            spare.become(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / paths.CELL_FILE).write_bytes(request.payload)
@@ -201,19 +203,25 @@ class RunTable:
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
     def _living_spare(self) -> Optional[Spare]:
-        if self._spare is not None and not self._spare.alive:  # killed: by a cell's `kill -9 -1`, say
-            self._spare.discard()
-            self._spare = None
+        if self._spare is not None:
+            try:
+                self._spare.wait()
+            except OSError:  # the disk was full, or it was killed: by a cell's `kill -9 -1`, say
+                self._spare.discard()
+                self._spare = None
         return self._spare
 
     def _hand_over(self, spec: RunSpec) -> socket.socket:
-        spare = self._living_spare() or self._fork()
+        spare = self._living_spare()
         self._spare = None
         self.spare_used_at = time.monotonic()
+        if spare is None:
+            spare = self._fork()
+            spare.wait()
         folder = Path(spec.folder)
         if spare.folder != folder:
             (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
-            spare.folder.rename(folder)
+            spare.become(folder)
         spare.control.sendall(spec.to_bytes())
         spare.control.setblocking(False)
         return spare.control

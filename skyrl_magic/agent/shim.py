@@ -15,18 +15,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import gc
 import json
+import mmap
 import os
 import selectors
 import shutil
 import signal
 import socket
 import struct
-import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs
 from skyrl_magic.agent.journal import JournalWriter
@@ -35,7 +34,7 @@ from skyrl_magic.agent.wire import Callback, dispatch, listen_unix, wakeup_pair
 STARTED = b"S"
 ENDED = b"E"
 
-_LENGTH = struct.Struct(">I")
+LENGTH = struct.Struct(">I")
 _PIPE_BYTES = 1 << 20
 #: ``fcntl.F_SETPIPE_SZ``, which Python 3.9 does not name (linux/fcntl.h).
 _F_SETPIPE_SZ = 1031
@@ -59,7 +58,7 @@ class RunSpec:
     def to_bytes(self) -> bytes:
         """As it travels to the shim."""
         data = json.dumps(dataclasses.asdict(self)).encode()
-        return _LENGTH.pack(len(data)) + data
+        return LENGTH.pack(len(data)) + data
 
 
 class Shim:
@@ -69,17 +68,19 @@ class Shim:
 
     Args:
         control: to the supervisor.
-        journal: the run's.
-        listener: where those who want to hear of news in the journal connect.
+        folder: where the run's files are made; it is renamed when it becomes a run's.
     """
 
-    def __init__(self, control: socket.socket, journal: JournalWriter, listener: socket.socket) -> None:
+    def __init__(self, control: socket.socket, folder: Path) -> None:
         self._control = control
-        self._journal = journal
-        self._listener = listener
+        self._journal = JournalWriter(folder)
+        self._status = os.open(folder / paths.STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        (folder / paths.CELL_FILE).touch()
+        # Where those who want to hear of news in the journal connect.
+        self._listener = listen_unix(folder / paths.NOTIFY_SOCKET)
         self._selector = selectors.DefaultSelector()
         self._watchers: List[socket.socket] = []
-        self._buffer = memoryview(bytearray(_PIPE_BYTES))
+        self._buffer = memoryview(mmap.mmap(-1, _PIPE_BYTES))  # no page of it is there before it is needed
         self._pipes = (_pipe(), _pipe())
         self._open_pipes = 0
         self._bash = 0
@@ -138,7 +139,7 @@ class Shim:
         return refusal
 
     def _spawn(self, spec: RunSpec) -> int:
-        env, bash = _environment(spec)
+        env, bash = environment_of(spec)
         os.chdir(spec.workdir)  # this process's own: it has no other use for one
         if bash is None:
             raise FileNotFoundError(2, "there is no bash on PATH")
@@ -216,115 +217,22 @@ class Shim:
             journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
         with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
             # Nobody looks before the supervisor is told: it need not be replaced at one stroke.
-            Path(spec.folder, paths.STATUS_FILE).write_text(
-                json.dumps(
-                    {
-                        "run_id": spec.run_id,
-                        "exit_code": procs.exit_code(status),
-                        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                        "duration_s": duration_s,
-                        "stdout_bytes": self._journal.sizes[0],
-                        "stderr_bytes": self._journal.sizes[1],
-                        "journal_error": journal_error,
-                    }
-                )
-            )
+            record = {
+                "run_id": spec.run_id,
+                "exit_code": procs.exit_code(status),
+                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                "duration_s": duration_s,
+                "stdout_bytes": self._journal.sizes[0],
+                "stderr_bytes": self._journal.sizes[1],
+                "journal_error": journal_error,
+            }
+            os.write(self._status, json.dumps(record).encode())
 
 
-class Spare:
-    """A shim that waits for its run, forked by this process, which must be single-threaded.
-
-    What ``control`` is sent first is :meth:`RunSpec.to_bytes`; before that ``folder``, where its journal is, may be
-    renamed.
-
-    Args:
-        folder: to be made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
-        journal = JournalWriter(folder)
-        listener = listen_unix(folder / paths.NOTIFY_SOCKET)
-        self.control, theirs = socket.socketpair()
-        try:
-            if os.fork() == 0:
-                _child(theirs, journal, listener)
-        except OSError:
-            self.discard()
-            raise
-        finally:
-            theirs.close()
-            listener.close()
-            journal.close()
-
-    def take_cell(self, cell: bytes, folder: Path) -> None:
-        """Write the cell that it will run, and make its folder the run's, ``folder``."""
-        (self.folder / paths.CELL_FILE).write_bytes(cell)
-        self.folder.rename(folder)
-        self.folder = folder
-
-    @property
-    def alive(self) -> bool:
-        """Whether nobody has killed it."""
-        try:
-            return bool(self.control.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-
-    def discard(self) -> None:
-        """Let it go."""
-        self.control.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _child(control: socket.socket, journal: JournalWriter, listener: socket.socket) -> NoReturn:
-    code = 1
-    try:
-        gc.disable()  # the supervisor's sockets must not be collected here: their numbers are in use again
-        procs.default_signals()
-        procs.close_all_but({control.fileno(), listener.fileno(), *journal.descriptors})
-        os.setsid()
-        procs.become_subreaper()
-        shim = Shim(control, journal, listener)
-        _warm_up()
-        spec = _receive(control)
-        if spec is not None:
-            shim.run(spec)
-        code = 0
-    except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
-        sys.excepthook(*sys.exc_info())
-    finally:
-        os._exit(code)
-
-
-def _warm_up() -> None:
-    """Go the way to bash's start once, so that the run finds its pages copied from the supervisor's."""
-    data = RunSpec("", "", "", {}, errexit=False).to_bytes()
-    _environment(RunSpec(**json.loads(data[_LENGTH.size :])))
-
-
-def _environment(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
+def environment_of(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
     """The run's environment, and the bash that it finds there."""
     env = {**os.environ, **spec.env}
     return env, shutil.which("bash", path=env.get("PATH", os.defpath))
-
-
-def _receive(control: socket.socket) -> Optional[RunSpec]:
-    """The run that the supervisor sends, None when it has none and leaves."""
-    head = control.recv(_LENGTH.size, socket.MSG_WAITALL)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data = bytearray()
-    while len(data) < length:
-        part = control.recv(length - len(data))
-        if not part:
-            return None
-        data += part
-    return RunSpec(**json.loads(data))
 
 
 def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:
