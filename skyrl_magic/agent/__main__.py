@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
+import importlib
 import json
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Callable, List, Optional
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -59,7 +60,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _own_hash() -> str:
     """SHA-256 of the zipapp that runs, empty when it is run from a source tree."""
     archive = Path(sys.argv[0])
-    return hashlib.sha256(archive.read_bytes()).hexdigest() if archive.suffix == ".pyz" else ""
+    return _sha256()(archive.read_bytes()).hexdigest() if archive.suffix == ".pyz" else ""
+
+
+def _sha256() -> Callable[[bytes], Any]:
+    """CPython's own SHA-256 where it is built in: ``hashlib`` loads OpenSSL, 4 MB for as long as the session lives."""
+    for name in ("_sha2", "_sha256"):  # since 3.12, before it
+        with contextlib.suppress(ImportError):
+            found: Callable[[bytes], Any] = importlib.import_module(name).sha256
+            return found
+    import hashlib
+
+    return hashlib.sha256
 
 
 if __name__ == "__main__":

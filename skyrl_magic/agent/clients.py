@@ -10,7 +10,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
@@ -41,6 +41,7 @@ class Client:
         self._socket = connection
         self._watched: Set[str] = set()
         self.number = next(_numbers)
+        self._starts: Dict[str, int] = {}  # requests whose run's shim has not told yet that it goes
         self.greeted = False
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.Hello: self._hello,
@@ -66,7 +67,10 @@ class Client:
             self._channel.close()
 
     def run_changed(self, run: Run) -> None:
-        """Tell of a run that this client watches."""
+        """Tell of a run that this client has started or watches."""
+        request = self._starts.pop(run.run_id, None)
+        if request is not None:
+            self.push(protocol.Done(request))
         if run.run_id in self._watched:
             if run.state == ENDED:
                 self._watched.discard(run.run_id)
@@ -115,8 +119,11 @@ class Client:
         if conflict:
             self.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
-        supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
-        self.push(protocol.Done(request.request))
+        run = supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
+        if run.state == LAUNCHED and run.cell is None:
+            self._starts[run.run_id] = request.request  # one message with the news that it goes, not two
+        else:
+            self.push(protocol.Done(request.request))
 
     def _watch(self, request: protocol.WatchRun) -> None:
         run = self._supervisor.runs.get(request.run_id)

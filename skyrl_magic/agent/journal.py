@@ -51,6 +51,11 @@ class JournalWriter:
         self._last = -1
         self._last_start = 0
 
+    @property
+    def descriptors(self) -> Tuple[int, ...]:
+        """Of its files."""
+        return (*self._files, self._index)
+
     def write(self, stream: int, data: memoryview) -> None:
         """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.JOURNAL_STREAMS`)."""
         written = 0
@@ -69,7 +74,7 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the files."""
-        for fd in (*self._files, self._index):
+        for fd in self.descriptors:
             os.close(fd)
 
     def _record(self, stream: int, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -15,8 +16,9 @@ from typing import Callable, Dict, List, Optional
 from skyrl_magic.agent import journal, paths, procs
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
+from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
+from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 WAITING = "waiting"
@@ -123,7 +125,10 @@ class RunTable:
         self._changed = changed
         self._commit = commit
         self._runs: Dict[str, Run] = {}
-        self._spare: Optional[socket.socket] = None
+        self._spare: Optional[Spare] = None
+        self._spares = itertools.count()
+        self.spare_used_at = 0.0
+        """By the monotonic clock."""
 
     def get(self, run_id: str) -> Optional[Run]:
         """The run of this id, or None."""
@@ -142,13 +147,17 @@ class RunTable:
     def prepare(self) -> None:
         """Fork the shim of the next run, so that it need not wait for that."""
         if self._spare is None:
-            self._spare = fork_shim()
+            self._spare = self._fork()
+            _rehearse()
+
+    def _fork(self) -> Spare:
+        return Spare(self._state_dir / "runs" / f".next-{next(self._spares)}")
 
     def summaries(self) -> List[protocol.RunSummary]:
         """All runs, oldest first."""
         return [run.summary() for run in self._runs.values()]
 
-    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> None:
+    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
 
         Raises:
@@ -157,21 +166,28 @@ class RunTable:
             OSError: the disk takes no more.
         """
         if request.run_id in self._runs:
-            return
+            return self._runs[request.run_id]
         folder = paths.run_dir(self._state_dir, request.run_id)
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / paths.CELL_FILE).write_bytes(request.payload)
+        shell = request.kind != protocol.PYTHON
+        spare = self._living_spare() if ready and shell else None
+        if spare is not None:
+            (spare.folder / paths.CELL_FILE).write_bytes(request.payload)
+            spare.become(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / paths.CELL_FILE).write_bytes(request.payload)
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
-        if request.kind == protocol.PYTHON:
+        if not shell:
             run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
         self._runs[request.run_id] = run
         if ready:
             self._launch(run)
+        return run
 
     def start_waiting(self) -> None:
         """Start every run that waited."""
@@ -233,17 +249,29 @@ class RunTable:
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
+    def _living_spare(self) -> Optional[Spare]:
+        if self._spare is not None:
+            try:
+                self._spare.wait()
+            except OSError:  # the disk was full, or it was killed: by a cell's `kill -9 -1`, say
+                self._spare.discard()
+                self._spare = None
+        return self._spare
+
     def _hand_over(self, spec: RunSpec) -> socket.socket:
-        control, self._spare = self._spare or fork_shim(), None
-        data = spec.to_bytes()
-        try:
-            control.sendall(data)
-        except OSError:  # the waiting shim was killed: by a cell's `kill -9 -1`, say
-            control.close()
-            control = fork_shim()
-            control.sendall(data)
-        control.setblocking(False)
-        return control
+        spare = self._living_spare()
+        self._spare = None
+        self.spare_used_at = time.monotonic()
+        if spare is None:
+            spare = self._fork()
+            spare.wait()
+        folder = Path(spec.folder)
+        if spare.folder != folder:
+            (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+            spare.become(folder)
+        spare.control.sendall(spec.to_bytes())
+        spare.control.setblocking(False)
+        return spare.control
 
     def _heard(self, run: Run) -> None:
         """News from a shim: its run was started, or is over, or the shim itself is gone."""
@@ -259,8 +287,6 @@ class RunTable:
             self._changed(run)
         if SHIM_ENDED in words or not words:
             self._selector.unregister(run.control)
-            run.control.close()
-            run.control = None
             self._read_end(run)
             self._over(run)
 
@@ -279,11 +305,27 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            self._changed(run)
             with contextlib.suppress(OSError):
                 (run.folder / paths.NOTIFY_SOCKET).unlink()
-            self._changed(run)
+            if run.control is not None:
+                run.control.close()
+                run.control = None
 
         self._commit(committed)
+
+
+def _rehearse() -> None:
+    """Touch what the next start and end will touch: after a fork the first write to a page copies it, which takes 5 µs.
+
+    They are about 180 pages, and the cell would wait for them.
+    """
+    run = Run(RunSpec("", "", "", {}, errexit=False), "", RUNNING)
+    heard = (protocol.StartRun(payload=b"."), protocol.WatchRun())
+    told = (protocol.Done(), run.event() or protocol.RunStarted(), protocol.RunEnded())
+    frames = b"".join(map(protocol.encode, (*heard, *told)))
+    for _ in protocol.FrameDecoder().feed(frames):
+        run.spec.to_bytes()
 
 
 def kill_everything() -> None:

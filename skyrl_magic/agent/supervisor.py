@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from skyrl_magic.agent import boot, commits, paths, procs
-from skyrl_magic.agent.checkout import begin_baseline
+from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.kernels import KernelHost
@@ -29,8 +29,10 @@ from skyrl_magic.core import protocol
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
-#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way.
+#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
+#: the next cell of a notebook that runs them all.
 SPARE_DELAY_S = 0.02
+SPARE_AFTER_END_S = 0.004
 _SPARE_RETRY_S = 5.0
 
 
@@ -57,7 +59,7 @@ class Supervisor:
         self.clients: List[Client] = []
         self.ray = RayStart(config.state / paths.RAY_LOG)
         self._selector = selectors.DefaultSelector()
-        self.committer = commits.Committer(Path(config.volume_dir))
+        self.committer = commits.Committer(Path(config.volume_dir), self._selector)
         self.kernel = KernelHost(
             self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
         )
@@ -176,7 +178,7 @@ class Supervisor:
         elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
             log(f"nothing ran for {self.idle_timeout_s:g} s")
             self.stop("nothing ran")
-        if not self.runs.has_spare and now >= self._next_shim and not self._stopping:
+        if not self.runs.has_spare and now >= self._spare_due_at and not self._stopping:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
@@ -188,10 +190,15 @@ class Supervisor:
     def _next_deadline(self) -> float:
         deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
         if not self.runs.has_spare and not self._stopping:
-            deadlines.append(self._next_shim)
+            deadlines.append(self._spare_due_at)
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
         return min(deadlines)
+
+    @property
+    def _spare_due_at(self) -> float:
+        used_at = self.runs.spare_used_at
+        return self._next_shim if self._next_shim > used_at else used_at + SPARE_DELAY_S
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -214,7 +221,7 @@ class Supervisor:
     def _run_changed(self, run: Run) -> None:
         self.asked()
         now = time.monotonic()
-        self._next_shim = now + SPARE_DELAY_S
+        self._next_shim = now + (SPARE_DELAY_S if run.state == RUNNING else SPARE_AFTER_END_S)
         if run.state == RUNNING:
             self._next_commit = now + commits.INTERVAL_S
         for client in list(self.clients):
