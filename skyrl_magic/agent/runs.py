@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from skyrl_magic.agent import journal, paths, procs
+from skyrl_magic.agent import journal, paths, procs, reserve
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
+from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec, fork_shim
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
 from skyrl_magic.core import protocol
 
@@ -47,6 +47,8 @@ class Run:
     """Why the session ended it; empty where the session did not."""
     control: Optional[socket.socket] = None
     """To its shim, from its launch to its end."""
+    heard: bytes = b""
+    """What came from its shim so far."""
 
     @property
     def run_id(self) -> str:
@@ -78,7 +80,16 @@ class Run:
         out, err = journal.sizes(self.folder)
         code = self.exit_code or 0
         return protocol.RunEnded(
-            self.run_id, code, self.signal, self.started_at, self.duration_s, out, err, self.commit_error, self.reason
+            self.run_id,
+            code,
+            self.signal,
+            self.started_at,
+            self.duration_s,
+            out,
+            err,
+            self.commit_error,
+            self.reason,
+            self.journal_error,
         )
 
 
@@ -144,8 +155,7 @@ class RunTable:
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / paths.CELL_FILE).write_bytes(request.payload)
+        reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
         self._runs[request.run_id] = run
@@ -203,29 +213,27 @@ class RunTable:
         """News from a shim: its run was started, or is over, or the shim itself is gone."""
         assert run.control is not None  # noqa: S101  (it is registered)
         try:
-            words = run.control.recv(16)
+            words = run.control.recv(4096)
         except BlockingIOError:
             return
         except OSError:
             words = b""
-        if SHIM_STARTED in words:
+        run.heard += words
+        if run.state == LAUNCHED and run.heard.startswith(SHIM_STARTED):
             run.state = RUNNING
             self._changed(run)
-        if SHIM_ENDED in words or not words:
+        end = _read_end(run.heard)
+        if end is not None or not words:
             self._selector.unregister(run.control)
             run.control.close()
             run.control = None
-            self._read_end(run)
+            if end is None:
+                run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
+                run.duration_s = time.time() - run.started_at
+            else:
+                run.exit_code, run.signal = end.exit_code, end.signal
+                run.duration_s, run.journal_error = end.duration_s, end.journal_error
             self._over(run)
-
-    def _read_end(self, run: Run) -> None:
-        try:
-            status = paths.read_json(run.folder / paths.STATUS_FILE)
-            run.exit_code, run.signal = status["exit_code"], status["signal"]
-            run.duration_s, run.journal_error = status["duration_s"], status["journal_error"]
-        except (OSError, ValueError, KeyError):
-            run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
-            run.duration_s = time.time() - run.started_at
 
     def _over(self, run: Run) -> None:
         """Commit, then tell: when a client hears of the end the volume has what the run wrote."""
@@ -238,6 +246,20 @@ class RunTable:
             self._changed(run)
 
         self._commit(committed)
+
+
+def _write_cell(folder: Path, payload: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / paths.CELL_FILE).write_bytes(payload)
+
+
+def _read_end(heard: bytes) -> Optional[End]:
+    """The run's end in what its shim has said; None where it has not, or not wholly."""
+    _, ended, data = heard.partition(SHIM_ENDED)
+    try:
+        return End.from_bytes(data) if ended else None
+    except (TypeError, ValueError):
+        return None
 
 
 def kill_everything() -> None:

@@ -7,7 +7,8 @@ and detached does not, and lives on under the supervisor. After SIGKILL the run 
 is left.
 
 Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
-one byte each; up it go :data:`STARTED` and :data:`ENDED`.
+one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it, as a file would
+need a disk that is not full.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import traceback
 from pathlib import Path
 from typing import Dict, List, NoReturn, Optional, Tuple
 
-from skyrl_magic.agent import paths, procs
+from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.journal import JournalWriter
 from skyrl_magic.agent.wire import Callback, dispatch, listen_unix, wakeup_pair
 
@@ -62,6 +63,26 @@ class RunSpec:
         return _LENGTH.pack(len(data)) + data
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    exit_code: int
+    signal: int
+    duration_s: float
+    journal_error: str
+    """What of its output could not be kept, and why; empty where all was."""
+
+    def to_bytes(self) -> bytes:
+        """As it travels to the supervisor."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> End:
+        """What :meth:`to_bytes` wrote. Raises ``ValueError`` or ``TypeError`` where the shim was killed meanwhile."""
+        return cls(**json.loads(data))
+
+
 class Shim:
     """One run, from its start to its end. ``control`` leads to the supervisor."""
 
@@ -81,11 +102,11 @@ class Shim:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
 
     def run(self, spec: RunSpec) -> None:
-        """Start bash, drain it to its end and write the run's status."""
+        """Start bash, drain it to its end and tell of it."""
         began = time.monotonic()
         folder = Path(spec.folder)
         refusal = self._start(spec)
-        self._journal = JournalWriter(folder)  # while bash wakes up
+        self._journal = JournalWriter(folder, lambda: reserve.release(folder.parent.parent))  # while bash wakes up
         if refusal:
             self._journal.write(1, memoryview(refusal))
         # Watchers come when the supervisor has told them of the start.
@@ -99,8 +120,7 @@ class Shim:
             if self._killing:
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
         self._journal.close()
-        self._write_status(spec, time.monotonic() - began)
-        self._tell(ENDED)
+        self._tell(ENDED + self._end(time.monotonic() - began).to_bytes())
 
     def _tell(self, word: bytes) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone
@@ -198,24 +218,15 @@ class Shim:
             if pid == self._bash:
                 self._wait_status = status
 
-    def _write_status(self, spec: RunSpec, duration_s: float) -> None:
+    def _end(self, duration_s: float) -> End:
         status = self._wait_status or 0
-        journal_error = ""
-        if self._journal.lost_bytes:
-            journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
-        with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
-            paths.write_json(
-                Path(spec.folder, paths.STATUS_FILE),
-                {
-                    "run_id": spec.run_id,
-                    "exit_code": procs.exit_code(status),
-                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                    "duration_s": duration_s,
-                    "stdout_bytes": self._journal.sizes[0],
-                    "stderr_bytes": self._journal.sizes[1],
-                    "journal_error": journal_error,
-                },
-            )
+        lost = self._journal.lost_bytes
+        return End(
+            exit_code=procs.exit_code(status),
+            signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            duration_s=duration_s,
+            journal_error=f"{lost} bytes of output could not be kept: {self._journal.error}" if lost else "",
+        )
 
 
 def fork_shim() -> socket.socket:

@@ -322,6 +322,7 @@ class RunEnded(Message):
 
     ``exit_code`` is bash's (128 + n where a signal n ended it). ``commit_error`` is empty, or one line. ``reason`` says
     why the session ended the run, and is empty for a run that ended by itself or by a client's signal.
+    ``journal_error`` says what of its output could not be kept, and why.
     """
 
     run_id: str = ""
@@ -333,6 +334,7 @@ class RunEnded(Message):
     stderr_bytes: int = 0
     commit_error: str = ""
     reason: str = ""
+    journal_error: str = ""
 
 
 @_kind(73)

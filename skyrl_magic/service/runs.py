@@ -70,6 +70,8 @@ class RunResult:
     """Stop was pressed when the run had ended already."""
     reason: str = ""
     """Why the session ended the run; empty where the session did not."""
+    journal_error: str = ""
+    """What of the output could not be kept, and why."""
 
 
 def new_run_id() -> str:
@@ -144,6 +146,7 @@ class RunService:
             stopped,
             pressed_late=interrupts.take() > 0,
             reason=ended.reason,
+            journal_error=ended.journal_error,
         )
 
     def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:

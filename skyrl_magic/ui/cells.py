@@ -299,7 +299,9 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         if name is not None
     }
     if result.commit_error:
-        sink.note(f"the volume was not committed: {result.commit_error}")
+        sink.note(f"{result.commit_error}; the next run's end commits again")
+    if result.journal_error:
+        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
     error: SkyRLMagicError | None = None
     took = duration_text(result.duration_s)
     if result.stopped:

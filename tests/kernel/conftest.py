@@ -17,6 +17,8 @@ from skyrl_magic.loopback.daemon import ServerAddress
 from tests.contract.conftest import make_checkout
 
 CELL_TIMEOUT_S = 120
+#: A notebook's first cell: its sessions have no GPU and no Ray.
+SETTINGS = "%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False"
 
 
 @dataclass
@@ -116,7 +118,7 @@ def kernel(loopback_server: ServerAddress, tmp_path_factory: pytest.TempPathFact
     """A kernel in a checkout, with the extension loaded and a session without Ray as its default."""
     checkout = make_checkout(tmp_path_factory.mktemp("kernel") / "SkyRL", old_layout=False)
     kernel = make_kernel(checkout.root, loopback_server)
-    kernel.run("%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False")
+    kernel.run(SETTINGS)
     yield kernel
     kernel.run("%skyrl_stop --all")
     kernel.close()
