@@ -7,8 +7,8 @@ and detached does not, and lives on under the supervisor. After SIGKILL the run 
 is left.
 
 Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
-one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it, as a file would
-need a disk that is not full.
+one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it: a file of it
+would need a disk that is not full.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def open_checkout(path: Path) -> Checkout:
         CheckoutError: there is no such folder, or no checkout.
     """
     if not path.is_dir():
-        raise CheckoutError(f"--repo {path}: there is no such folder")
+        raise CheckoutError(f"--repo {path}: there is no such folder; --repo none runs without a checkout")
     found = find_checkout(path)
     if found is None:
         raise CheckoutError(f"--repo {path}: no SkyRL checkout (with a folder skyrl-gym); --repo none runs without one")
