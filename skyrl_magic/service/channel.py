@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
+from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, SessionUnreachable
 from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
 from skyrl_magic.service.watch import Lost, Watch, payload_bytes
@@ -279,7 +279,7 @@ class Channel:
                 if self._closed.is_set():  # meanwhile: close() has seen the one before
                     connection.close()
                 return None
-        return SessionLost(
+        return SessionUnreachable(
             f"the session cannot be reached any more ({reason}); its runs may go on: %skyrl_sessions shows it"
         )
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import OptionError, RunFailed, RunStopped, SessionLost, SkyRLMagicError
+from skyrl_magic.core.errors import (
+    OptionError,
+    RunFailed,
+    RunStopped,
+    SessionLost,
+    SessionUnreachable,
+    SkyRLMagicError,
+)
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import RunRequest
@@ -111,7 +118,7 @@ class Cells:
                 result = runs.follow(session, request, watch, sink, interrupts)
             except SkyRLMagicError as error:
                 sink.close(None)
-                return Outcome(error=error)
+                return Outcome(error=_lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
             except BaseException:
                 sink.close(None)
                 raise
@@ -327,6 +334,14 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
             return Outcome(variables)
     sink.close(None)
     return Outcome(variables, error)
+
+
+def _lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
+    """What a user hears of a run whose container ended under it."""
+    if not isinstance(error, SessionLost) or isinstance(error, SessionUnreachable):
+        return error
+    text = f"run {run_id} ended with its session: {error}; "
+    return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
 
 
 def _exit_text(code: int) -> str:
