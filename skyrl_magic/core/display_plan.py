@@ -64,6 +64,11 @@ class DisplayPlan:
         if data:
             self._write(channel, data, now_s)
 
+    @property
+    def full_screen(self) -> bool:
+        """Whether the run has drawn on a whole screen, which a cell is not."""
+        return any(channel.screen.full_screen for channel in self._channels.values())
+
     def due_s(self, now_s: float) -> float | None:
         """When to ask for messages next; None while there is nothing to show."""
         times = [channel.due_s for channel in self._channels.values() if channel.due_s is not None]

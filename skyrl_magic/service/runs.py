@@ -166,7 +166,11 @@ class RunService:
 
     def _synchronise(self, channel: Channel, sync: CheckoutSync, sink: Sink) -> int:
         sent = sync.send(
-            channel, lambda size_bytes: sink.note(f"sending {size_bytes / 1e6:.0f} MB that changed in the checkout")
+            channel,
+            lambda files, size_bytes: sink.note(
+                f"sending {files:,} files with {size_bytes / 1e6:.0f} MB that changed in the checkout; "
+                ".skyrlignore leaves folders out"
+            ),
         )
         if sent.unreadable:
             left_out = f"{len(sent.unreadable)} of the checkout's files cannot be read and were left out"

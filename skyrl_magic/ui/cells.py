@@ -18,7 +18,13 @@ from skyrl_magic.core.errors import (
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import RunRequest
-from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
+from skyrl_magic.service.checkout import (
+    LARGE_BYTES,
+    MANY_FILES,
+    CheckoutReader,
+    fullest_folders,
+    largest_folders,
+)
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, new_run_id
@@ -233,6 +239,9 @@ class Cells:
         if scan.size_bytes > LARGE_BYTES:
             folders = ", ".join(f"{name} {size_text(size)}" for name, size in largest_folders(scan.manifest))
             note(f"the checkout has {size_text(scan.size_bytes)} ({folders}): .skyrlignore leaves folders out")
+        if len(scan.manifest) > MANY_FILES:
+            folders = ", ".join(f"{name} {files:,}" for name, files in fullest_folders(scan.manifest))
+            note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
 class CellSink:

@@ -72,7 +72,9 @@ class Kernel:
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
         self.folder = folder
         self.on_text: tuple[str, Callable[[], object]] | None = None
-        """A text, and what to do once when it has been shown."""
+        """A text on stdout, and what to do once when it has been shown."""
+        self.on_note: tuple[str, Callable[[], object]] | None = None
+        """The same for a display."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
         self.manager.start_kernel(cwd=str(folder), env=os.environ | env)
         self.client: BlockingKernelClient = self.manager.client()
@@ -92,6 +94,10 @@ class Kernel:
             if self.on_text and self.on_text[0] in cell.out:
                 _, do = self.on_text
                 self.on_text = None
+                do()
+            if self.on_note and any(self.on_note[0] in note for note in cell.notes):
+                _, do = self.on_note
+                self.on_note = None
                 do()
 
         reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, output_hook=hear, store_history=True)
