@@ -14,6 +14,8 @@ After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams 
 
 from __future__ import annotations
 
+import re
+
 from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
@@ -29,6 +31,8 @@ LIVE_ROWS = 40
 _WAITING_ROWS = 256
 #: Bytes that are taken apart at once, so that a frame of newlines only does not become a million rows.
 _SLICE_BYTES = 16_384
+#: Where what follows does not need what came before: a new line, or an old one that is drawn anew.
+_LINE_BEGIN = re.compile(rb"[\r\n]")
 
 
 class _Channel:
@@ -107,7 +111,8 @@ class DisplayPlan:
         at = 0
         while at < len(data):
             if self._tail_live and len(data) - at > 2 * TAIL_BYTES:
-                cut = data.find(b"\n", len(data) - TAIL_BYTES) + 1 or len(data) - TAIL_BYTES
+                begin = _LINE_BEGIN.search(data, len(data) - TAIL_BYTES)
+                cut = begin.end() if begin else len(data) - TAIL_BYTES
                 self._tail.leave_out(cut - at, data.count(b"\n", at, cut))
                 channel.screen.break_off(self._stamp(now_s))
                 at = cut

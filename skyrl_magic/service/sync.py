@@ -32,6 +32,7 @@ class Sent:
     size_bytes: int = 0
     removed: int = 0
     unreadable: list[str] = field(default_factory=list)
+    """Files that were left out; each is named once."""
 
 
 class _Batch:
@@ -69,6 +70,7 @@ class CheckoutSync:
         """The container's, as far as this client knows; a run that asks for it is refused when it is another."""
         self._sent: Scan | None = None
         self._there: Manifest = {}
+        self._named: set[str] = set()
 
     def send(self, channel: Channel, on_large: Callable[[int, int], object] = lambda *_: None) -> Sent:
         """Send the difference.
@@ -95,7 +97,8 @@ class CheckoutSync:
                     self.generation = -1
                     continue
                 raise CheckoutError(f"the session refused the checkout's change: {refused}") from None
-            sent.unreadable = scan.unreadable
+            sent.unreadable = [path for path in scan.unreadable if path not in self._named]
+            self._named.update(sent.unreadable)
             self._sent = scan
             return sent
         raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")

@@ -69,14 +69,14 @@ def _is_stream(message: dict[str, Any], name: str) -> bool:
 class Kernel:
     """A kernel and a client of it."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], preexec_fn: Callable[[], object] | None = None) -> None:
         self.folder = folder
         self.on_text: tuple[str, Callable[[], object]] | None = None
         """A text on stdout, and what to do once when it has been shown."""
         self.on_note: tuple[str, Callable[[], object]] | None = None
         """The same for a display."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
-        self.manager.start_kernel(cwd=str(folder), env=os.environ | env)
+        self.manager.start_kernel(cwd=str(folder), env=os.environ | env, preexec_fn=preexec_fn)
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
@@ -111,12 +111,13 @@ class Kernel:
         self.manager.cleanup_resources()
 
 
-def make_kernel(folder: Path, server: ServerAddress) -> Kernel:
+def make_kernel(folder: Path, server: ServerAddress, preexec_fn: Callable[[], object] | None = None) -> Kernel:
     """A kernel in ``folder`` whose local backend is ``server``, without a Modal account."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     env = {"SKYRL_MAGIC_LOOPBACK_DIR": str(server.state_dir), "HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
-    return Kernel(folder, env | dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), ""))
+    env |= dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), "")
+    return Kernel(folder, env, preexec_fn)
 
 
 @pytest.fixture(scope="module")
