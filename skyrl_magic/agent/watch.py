@@ -70,8 +70,8 @@ def tail_start(window: bytes) -> int:
     a character's start.
     """
     newline = window.find(b"\n", 0, max(len(window) - 1, 0))
-    first_line = window[:newline].rstrip(b"\r") if newline >= 0 else window[: max(len(window) - 2, 0)]
-    redraw = first_line.rfind(b"\r")
+    first_line = window[:newline] if newline >= 0 else window
+    redraw = first_line.rstrip(b"\r\n").rfind(b"\r")
     if redraw >= 0:
         return redraw
     if newline >= 0:
