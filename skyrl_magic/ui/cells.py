@@ -166,6 +166,7 @@ class Cells:
         for name in names:
             sessions.stop(backend, app, name)
             note(f"session {name} is stopped")
+        self._leave(backend, app, names)
 
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
@@ -175,6 +176,20 @@ class Cells:
             return find_run(self._services.sessions, request, run_id)
 
         show_logs(line, self.notebook, find)
+
+    def _leave(self, backend: str, app: str, names: list[str]) -> None:
+        """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
+
+        The next cell should not start the stopped one again while another is billed.
+        """
+        current, others = self.notebook.current, self._services.sessions.open_names()
+        if current is None or current.name not in names or not others:
+            return
+        session = self._services.sessions.get(backend, app, others[-1])
+        if session is not None:
+            checkout = session.sync.reader.checkout if session.sync is not None else None
+            self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
+            note(f"now in session {session.name}")
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
