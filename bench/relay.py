@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -22,6 +22,7 @@ from skyrl_magic.agent import kernel_start
 from skyrl_magic.agent.build import build_agent
 from skyrl_magic.core import protocol
 
+M = TypeVar("M", bound=protocol.Message)
 _ADDS_S = 0.003
 _FLOOD_BYTES = 200_000_000
 _FLAT_BYTES = 30_000_000
@@ -41,12 +42,13 @@ class RelayProcess:
         """Send a frame."""
         self.control.sendall(protocol.encode(message))
 
-    def wait_for(self, kind: type[protocol.Message]) -> None:
+    def wait_for(self, kind: type[M]) -> M:
         """Take frames until one of this kind comes."""
         while True:
             while self.waiting:
-                if isinstance(self.waiting.pop(0), kind):
-                    return
+                message = self.waiting.pop(0)
+                if isinstance(message, kind):
+                    return message
             self.waiting += self.decoder.feed(self.control.recv(1 << 20))
 
 
@@ -115,8 +117,7 @@ def _memory(world: World, relay: RelayProcess) -> list[Row]:
     lines = _FLOOD_BYTES // LINE_BYTES
     (run / "cell").write_text(f"line = '.' * {LINE_BYTES - 1}\nfor _ in range({lines}): print(line)")
     relay.send(protocol.ExecuteRun("run", str(run)))
-    relay.wait_for(protocol.ExecuteEnded)
-    if json.loads((run / "status.json").read_text())["exit_code"] or (run / "stdout").stat().st_size != _FLOOD_BYTES:
+    if relay.wait_for(protocol.ExecuteEnded).exit_code or (run / "stdout").stat().st_size != _FLOOD_BYTES:
         raise RuntimeError("the flood is not whole")
     status = Path(f"/proc/{relay.pid}/status").read_text(encoding="ascii").splitlines()
     highest = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))

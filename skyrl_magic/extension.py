@@ -70,7 +70,7 @@ def make_services() -> Services:
 
     def backend(name: str) -> Backend:
         if name not in backends:
-            import_whole("skyrl_magic.cloud.sandboxes")
+            _import_cloud("skyrl_magic.cloud.sandboxes")
             backends[name] = _local_backend() if name == "local" else _modal_backend()
         return backends[name]
 
@@ -78,11 +78,20 @@ def make_services() -> Services:
 
 
 def auto_backend() -> str:
-    """``modal`` where a Modal account is set up, else ``local``."""
-    import_whole("skyrl_magic.cloud.client")
+    """``modal`` where a Modal account is set up, else ``local``. Raises BackendError for a modal that is not known."""
+    _import_cloud("skyrl_magic.cloud.client")
     from skyrl_magic.cloud.client import has_account
 
     return "modal" if has_account() else "local"
+
+
+def _import_cloud(name: str) -> None:
+    """Import a module that imports modal, unless that is one we do not know. Raises BackendError."""
+    if name not in sys.modules:
+        from skyrl_magic.cloud.version import check_modal
+
+        check_modal()
+        import_whole(name)
 
 
 def _modal_backend() -> Backend:

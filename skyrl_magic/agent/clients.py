@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import selectors
 import signal
@@ -98,8 +99,12 @@ class Client:
             handler(message)
         except (TypeError, ValueError, OSError, AttributeError, OverflowError) as error:
             # Fields of a wrong type, a name that cannot be, a full disk: the request fails and the session goes on.
-            code = "io_error" if isinstance(error, OSError) else "bad_request"
-            self.push(protocol.Failed(getattr(message, "request", 0), code, f"{type(message).__name__}: {error}"))
+            code, text = "bad_request", f"{type(message).__name__}: {error}"
+            if isinstance(error, OSError):
+                code = "io_error"
+                if error.errno == errno.ENOSPC:
+                    text = "the disk of the session's container is full: %skyrl_stop ends the session and frees it"
+            self.push(protocol.Failed(getattr(message, "request", 0), code, text))
 
     def _hello(self, _: protocol.Hello) -> None:
         self.greeted = True

@@ -238,8 +238,7 @@ class Relay:
                 self._end(run)
 
     def _end(self, run: KernelRun) -> None:
-        run.end()
-        self._supervisor.send(protocol.ExecuteEnded(run.run_id))
+        self._supervisor.send(run.end())
         if run is self._current:
             self._current = None
         self._next()
@@ -250,8 +249,7 @@ class Relay:
         for run in [self._current, *self._waiting]:
             if run is not None:
                 run.died(f"{cause}: {last}" if last else cause)
-                run.end()
-                self._supervisor.send(protocol.ExecuteEnded(run.run_id))
+                self._supervisor.send(run.end())
         self._current = None
         self._waiting.clear()
         self._supervisor.finish(lambda: None)

@@ -7,7 +7,8 @@ and detached does not, and lives on under the supervisor. After SIGKILL the run 
 is left.
 
 Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
-one byte each; up it go :data:`STARTED` and :data:`ENDED`.
+one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it: a file of it
+would need a disk that is not full.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from skyrl_magic.agent import paths, procs
+from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.journal import JournalWriter
 from skyrl_magic.agent.notify import Notifier
 from skyrl_magic.agent.wire import Callback, dispatch, wakeup_pair
@@ -62,6 +63,26 @@ class RunSpec:
         return LENGTH.pack(len(data)) + data
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    exit_code: int
+    signal: int
+    duration_s: float
+    journal_error: str
+    """What of its output could not be kept, and why; empty where all was."""
+
+    def to_bytes(self) -> bytes:
+        """As it travels to the supervisor."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> End:
+        """What :meth:`to_bytes` wrote. Raises ``ValueError`` or ``TypeError`` where the shim was killed meanwhile."""
+        return cls(**json.loads(data))
+
+
 class Shim:
     """One run, from its start to its end.
 
@@ -74,8 +95,7 @@ class Shim:
 
     def __init__(self, control: socket.socket, folder: Path) -> None:
         self._control = control
-        self._journal = JournalWriter(folder)
-        self._status = os.open(folder / paths.STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._journal = JournalWriter(folder, make_room=lambda: reserve.release(folder.parent.parent))
         (folder / paths.CELL_FILE).touch()
         self._selector = selectors.DefaultSelector()
         self._notifier = Notifier(folder, self._selector)
@@ -93,7 +113,7 @@ class Shim:
             self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
 
     def run(self, spec: RunSpec) -> None:
-        """Start bash, drain it to its end and write the run's status."""
+        """Start bash, drain it to its end and tell of it."""
         began = time.monotonic()
         refusal = self._start(spec)
         self._tell(STARTED)
@@ -106,8 +126,7 @@ class Shim:
             if self._killing:
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
         self._journal.close()
-        self._write_status(spec, time.monotonic() - began)
-        self._tell(ENDED)
+        self._tell(ENDED + self._end(time.monotonic() - began).to_bytes())
         # This process's own end takes a while and a core: not before the supervisor has done what the cell waits for.
         self._control.setblocking(True)
         with contextlib.suppress(OSError):
@@ -191,23 +210,14 @@ class Shim:
             if pid == self._bash:
                 self._wait_status = status
 
-    def _write_status(self, spec: RunSpec, duration_s: float) -> None:
+    def _end(self, duration_s: float) -> End:
         status = self._wait_status or 0
-        journal_error = ""
-        if self._journal.lost_bytes:
-            journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
-        with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
-            # Nobody looks before the supervisor is told: it need not be replaced at one stroke.
-            record = {
-                "run_id": spec.run_id,
-                "exit_code": procs.exit_code(status),
-                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                "duration_s": duration_s,
-                "stdout_bytes": self._journal.sizes[0],
-                "stderr_bytes": self._journal.sizes[1],
-                "journal_error": journal_error,
-            }
-            os.write(self._status, json.dumps(record).encode())
+        return End(
+            exit_code=procs.exit_code(status),
+            signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            duration_s=duration_s,
+            journal_error=self._journal.lost_line,
+        )
 
 
 def environment_of(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from skyrl_magic.agent import boot, commits, paths, procs
+from skyrl_magic.agent import boot, commits, paths, procs, reserve
 from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
-from skyrl_magic.agent.runs import RUNNING, Run, RunTable, kill_everything
+from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 
@@ -146,6 +146,7 @@ class Supervisor:
         self.workdir = boot.working_directory(config)
         boot.link_gym(self.workdir)
         (config.state / paths.SESSION_FILE).write_text(config.to_json(), encoding="utf-8")
+        reserve.keep(config.state)
 
     def _take_over_signals(self) -> socket.socket:
         procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run leaves behind
@@ -226,6 +227,8 @@ class Supervisor:
             self._next_commit = now + commits.INTERVAL_S
         for client in list(self.clients):
             client.run_changed(run)
+        if run.state == ENDED:
+            reserve.keep(self.config.state)
 
     def _finish(self, wakeup: socket.socket) -> None:
         """Everything is stopped: commit once more, let every client take its last frames, leave nothing alive."""

@@ -25,9 +25,11 @@ _ENV_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def text(flag: str, text: str) -> str:
-    """Any text that is not blank."""
+    """Any text that is not blank, without zero bytes: no path and no variable can have one."""
     if not text.strip():
         raise OptionError(f"{flag}: the value is empty")
+    if "\0" in text:
+        raise OptionError(f"{flag}: the value has a zero byte")
     return text
 
 
@@ -87,6 +89,8 @@ def variable_name(flag: str, text: str) -> str:
 def env_pair(flag: str, text: str) -> tuple[str, str]:
     """``NAME=VALUE``; refuses what looks like a secret, which would be stored in the notebook."""
     name, equals, value = text.partition("=")
+    if "\0" in text:
+        raise OptionError(f"{flag}: the value has a zero byte")
     if not equals or not re.fullmatch(_ENV_NAME, name):
         raise OptionError(f"{flag} {name}: give NAME=VALUE")
     if re.search(_SENSITIVE_NAME, name, re.IGNORECASE) or re.search(_SENSITIVE_VALUE, value):

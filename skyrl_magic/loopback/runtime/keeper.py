@@ -159,8 +159,7 @@ class Keeper:
         return explain(lines[-1]) if lines else f"the container was not ready within {READY_TIMEOUT_S:.0f} s"
 
     def _finish(self, returncode: int, reason: str, error: str = "", commit_error: str = "") -> None:
-        from skyrl_magic.loopback.documents import write_json
-        from skyrl_magic.loopback.runtime.mounted import remove_living
+        from skyrl_magic.loopback.runtime.mounted import leave_end, remove_living
 
         self._exit = {
             "returncode": returncode,
@@ -169,9 +168,9 @@ class Keeper:
             "commit_error": commit_error,
             "ended_at": time.time(),
         }
-        write_json(self._folder.exit, self._exit)
+        leave_end(self._folder, self._exit, self._volumes.commit_again)
         self._publish()
-        remove_living(self._folder, keep_volumes=bool(commit_error))
+        remove_living(self._folder, keep_volumes=bool(self._exit["commit_error"]))
         self._peers.close(self._state)
 
     # --- what comes in ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -150,6 +151,14 @@ def test_a_redrawn_line_is_shown_at_its_last_state() -> None:
     [gap, last] = list(partition(client.frames, protocol.STDOUT))
     assert gap[2] == b""
     assert last[2] == b"\r  9999/9999 steps"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\nend\n"])
+def test_a_redrawn_line_that_ended_is_shown_at_its_last_state(end: bytes) -> None:
+    bar = b"".join(b"%6d/9999 steps\r" % n for n in range(10_000))
+    client, _ = drive([("write", 0, bar + end, 1)], protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES))
+    [_, last] = list(partition(client.frames, protocol.STDOUT))
+    assert last[2] == b"\r  9999/9999 steps\r" + end
 
 
 def test_after_the_head_a_quiet_run_loses_nothing() -> None:
