@@ -7,7 +7,10 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
+
+if TYPE_CHECKING:
+    from skyrl_magic.agent.config import Config
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -28,13 +31,27 @@ def main(arguments: Optional[List[str]] = None) -> int:
         timeouts = (options.ping_timeout or PING_TIMEOUT_S, options.boot_timeout or BOOT_TIMEOUT_S)
         return run_attach(options.state_dir, *timeouts)
     from skyrl_magic.agent.config import Config
-    from skyrl_magic.agent.supervisor import Supervisor
 
     try:
         config = Config.from_json(options.config)
     except (ValueError, TypeError) as error:
         parser.error(f"--config: {error}")
-    return Supervisor(config, _own_hash()).run()
+    return _supervise(config)
+
+
+def _supervise(config: Config) -> int:
+    """Ray begins before the rest is read: everything else is done while it starts."""
+    from skyrl_magic.agent import paths, procs
+    from skyrl_magic.agent.ray_start import RayStart
+
+    procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
+    paths.make_state_dir(config.state)
+    ray = RayStart(config.state / paths.RAY_LOG)
+    if config.ray:
+        ray.start()
+    from skyrl_magic.agent.supervisor import Supervisor
+
+    return Supervisor(config, _own_hash(), ray).run()
 
 
 def _own_hash() -> str:

@@ -48,6 +48,7 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         names = [name for name in archive.namelist() if name.startswith("skyrl_magic/agent/")]
     lines += [f"import {name[:-3].replace('/', '.')}" for name in names]
+    lines.append("assert '_hashlib' not in sys.modules, 'OpenSSL would stay in the memory of each process'")
     code = "\n".join(lines)
     subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, timeout=60)
 
