@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import sys
@@ -12,31 +11,37 @@ from typing import TYPE_CHECKING, Any, Callable, List, Optional
 if TYPE_CHECKING:
     from skyrl_magic.agent.config import Config
 
+_USAGE = (
+    "usage: agent.pyz supervise --config JSON\n"
+    "       agent.pyz attach --state-dir DIR [--ping-timeout SECONDS] [--boot-timeout SECONDS]"
+)
+_EXIT_USAGE = 2
+
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one of the agent's commands; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="agent.pyz")
-    commands = parser.add_subparsers(dest="command", required=True)
-    supervise = commands.add_parser("supervise", help="be the sandbox's main process")
-    supervise.add_argument("--config", required=True, help="the session, as JSON")
-    attach = commands.add_parser("attach", help="serve one client on stdin and stdout")
-    attach.add_argument("--state-dir", type=Path, required=True)
-    attach.add_argument("--ping-timeout", type=float, help="seconds")
-    attach.add_argument("--boot-timeout", type=float, help="seconds to wait for a session that is still starting")
-    options = parser.parse_args(arguments)
-    # Each command reads its own modules only: in a zipapp they are compiled at every start.
-    if options.command == "attach":
+    command, *words = (sys.argv[1:] if arguments is None else arguments) or [""]
+    options = dict(zip(words[::2], words[1::2]))  # noqa: B905  (Python 3.9 has no strict)
+    # Each command reads its own modules only: in a zipapp they are compiled at every start. So no argparse either.
+    if command == "attach" and "--state-dir" in options:
         from skyrl_magic.agent.attach import BOOT_TIMEOUT_S, PING_TIMEOUT_S, run_attach
 
-        timeouts = (options.ping_timeout or PING_TIMEOUT_S, options.boot_timeout or BOOT_TIMEOUT_S)
-        return run_attach(options.state_dir, *timeouts)
+        timeouts_s = (options.get("--ping-timeout", PING_TIMEOUT_S), options.get("--boot-timeout", BOOT_TIMEOUT_S))
+        return run_attach(Path(options["--state-dir"]), *map(float, timeouts_s))
+    if command != "supervise" or "--config" not in options:
+        return _refuse(_USAGE)
     from skyrl_magic.agent.config import Config
 
     try:
-        config = Config.from_json(options.config)
+        config = Config.from_json(options["--config"])
     except (ValueError, TypeError) as error:
-        parser.error(f"--config: {error}")
+        return _refuse(f"agent.pyz: --config: {error}")
     return _supervise(config)
+
+
+def _refuse(line: str) -> int:
+    sys.stderr.write(f"{line}\n")
+    return _EXIT_USAGE
 
 
 def _supervise(config: Config) -> int:
