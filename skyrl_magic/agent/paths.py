@@ -19,6 +19,12 @@ NOTIFY_SOCKET = "notify.sock"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+def make_state_dir(path: Path) -> None:
+    """Make the folder of the agent's state, for this user only."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
 def valid_run_id(run_id: str) -> bool:
     """Whether ``run_id`` may be the name of a run's folder."""
     return _RUN_ID.fullmatch(run_id) is not None

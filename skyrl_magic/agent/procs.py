@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 #: After so many walks of a tree that keeps forking the rest is left to the next signal.
@@ -56,6 +56,15 @@ def signal_tree(root: int, number: int) -> int:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
     return len(reached)
+
+
+def which(name: str, path: Optional[str] = None) -> Optional[str]:
+    """The program of this name on ``path`` (this process's PATH); ``shutil`` would load compressors along."""
+    for folder in (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep):
+        program = os.path.join(folder, name)  # noqa: PTH118
+        if os.path.isfile(program) and os.access(program, os.X_OK):  # noqa: PTH113
+            return program
+    return None
 
 
 def default_signals() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import gc
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -58,7 +57,7 @@ class RayStart:
     def start(self) -> None:
         """Begin; the end comes through :meth:`reaped`."""
         self._started = time.monotonic()
-        if shutil.which(_COMMAND[0]) is None:
+        if procs.which(_COMMAND[0]) is None:
             self.state, self.detail, self._seconds = FAILED, "there is no 'ray' on PATH in this container", 0.0
             return
         self.state = STARTING

@@ -20,7 +20,6 @@ import json
 import mmap
 import os
 import selectors
-import shutil
 import signal
 import socket
 import struct
@@ -223,7 +222,7 @@ class Shim:
 def environment_of(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
     """The run's environment, and the bash that it finds there."""
     env = {**os.environ, **spec.env}
-    return env, shutil.which("bash", path=env.get("PATH", os.defpath))
+    return env, procs.which("bash", env.get("PATH", os.defpath))
 
 
 def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:

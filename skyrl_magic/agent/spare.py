@@ -6,7 +6,6 @@ import errno
 import gc
 import json
 import os
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -65,6 +64,8 @@ class Spare:
 
     def discard(self) -> None:
         """Let it go."""
+        import shutil
+
         self.control.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -48,16 +48,17 @@ class Supervisor:
     Args:
         config: the session.
         agent_hash: SHA-256 of the zipapp that runs.
+        ray: its start, which has begun if the session has one.
     """
 
-    def __init__(self, config: Config, agent_hash: str) -> None:
+    def __init__(self, config: Config, agent_hash: str, ray: RayStart) -> None:
         self._began = time.monotonic()
         self.config = config
         self.agent_hash = agent_hash
         self.idle_timeout_s = config.idle_timeout_s
         self.workdir = boot.working_directory(config)
         self.clients: List[Client] = []
-        self.ray = RayStart(config.state / paths.RAY_LOG)
+        self.ray = ray
         self._selector = selectors.DefaultSelector()
         self.committer = commits.Committer(Path(config.volume_dir), self._selector)
         self.kernel = KernelHost(
@@ -135,10 +136,6 @@ class Supervisor:
 
     def _boot(self) -> None:
         config = self.config
-        config.state.mkdir(parents=True, exist_ok=True)
-        config.state.chmod(0o700)
-        if config.ray:
-            self.ray.start()
         boot.prepare_folders(config)
         left_out = begin_baseline(Path(config.checkout_dir), Path(config.manifest_path or os.devnull), config.state)
         if left_out:
@@ -149,7 +146,6 @@ class Supervisor:
         reserve.keep(config.state)
 
     def _take_over_signals(self) -> socket.socket:
-        procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run leaves behind
         wakeup, theirs = wakeup_pair()
         self._wakeup_end = theirs  # kept open: signals write to it
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):

@@ -612,7 +612,8 @@ class FrameDecoder:
                 end = start + _LENGTH.size + length
                 if len(self._buffer) < end:
                     break
-                message = decode_body(bytes(memoryview(self._buffer)[start + _LENGTH.size : end]))
+                with memoryview(self._buffer) as whole, whole[start + _LENGTH.size : end] as body:
+                    message = decode_body(body)
                 start = end
                 if message is not None:
                     yield message

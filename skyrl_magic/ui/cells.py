@@ -380,9 +380,7 @@ def _ready_line(session: Session, status: protocol.Status) -> str:
 def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
     variables = {
-        name: bytes(result.captured[stream]).decode("utf-8", "replace")
-        for stream, name in names.items()
-        if name is not None
+        name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
     }
     if result.commit_error:
         sink.note(f"{result.commit_error}; the next run's end commits again")

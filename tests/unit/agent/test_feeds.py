@@ -177,7 +177,7 @@ def test_a_client_that_takes_nothing_bounds_what_is_read() -> None:
             journal.write(0, memoryview(random.Random(now).randbytes(700_000)))  # noqa: S311  (no zlib shrinks it)
             live.pump(float(now))
         assert live.blocked
-        assert client.queued_bytes < watch.ROOM_BYTES + protocol.CHUNK_BYTES + 1000
+        assert client.queued_bytes < watch.ROOM_BYTES + watch.WHOLE_CHUNK_BYTES + 1000
         live.close()
         journal.close()
 
