@@ -26,6 +26,12 @@ class _Silent:
     def note(self, text: str) -> None:
         pass
 
+    def message(self, message: protocol.KernelMessage) -> None:
+        pass
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        raise EOFError(f"{prompt} ({password=})")
+
 
 def _run(session: Session) -> int:
     runs, request, sink = RunService(), RunRequest("echo hello"), _Silent()

@@ -27,20 +27,23 @@ _ATTRIBUTE = "skyrl_magic"
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics and their completions; a second load changes nothing."""
-    from skyrl_magic.ui.completion import register
+    from skyrl_magic.ui.matcher import register
+    from skyrl_magic.ui.remote_help import install
 
     if getattr(shell, _ATTRIBUTE, None) is not None:
         return
     magics = SkyRLMagic(shell, make_services)
     shell.register_magics(magics)
     register(shell, magics)
+    install(shell, magics)
     setattr(shell, _ATTRIBUTE, magics)
     atexit.register(magics.close)
 
 
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics and close the channels; sessions and runs go on."""
-    from skyrl_magic.ui.completion import unregister
+    from skyrl_magic.ui.matcher import unregister
+    from skyrl_magic.ui.remote_help import uninstall
 
     magics = getattr(shell, _ATTRIBUTE, None)
     if magics is None:
@@ -48,6 +51,7 @@ def unload(shell: InteractiveShell) -> None:
     magics.close()
     atexit.unregister(magics.close)
     unregister(shell, magics)
+    uninstall(shell)
     for kind, names in magics.magics.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)
@@ -101,11 +105,12 @@ def _local_backend() -> Backend:
     """The backend on this machine; its server is started, and started again when it has gone."""
     from skyrl_magic.cloud.client import server_client
     from skyrl_magic.cloud.sandboxes import ModalBackend
-    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, PREFIXES_VARIABLE
+    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX, PREFIXES_VARIABLE
 
     server = _ensure_server()
-    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it.
-    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK}
+    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it. And the agent asks
+    # the sandbox's keeper for commits itself, without a process in between.
+    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK, "SKYRL_COMMIT_MAILBOX": MAILBOX}
     # The server may have been started from another environment; cells have the Python of this notebook.
     env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
     client = server_client(server.url, server.token_id, server.token_secret)

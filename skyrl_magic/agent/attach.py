@@ -77,6 +77,7 @@ class Attach:
             protocol.ApplyCheckout: self._apply_checkout,
         }
         self._client = Channel(self._selector, stdio[0], stdio[1], self._from_client, self._client_gone)
+        self._client.gathers = True
         fd = supervisor.fileno()
         self._supervisor = Channel(self._selector, fd, fd, self._from_supervisor, self._supervisor_gone)
 
@@ -98,6 +99,7 @@ class Attach:
         timeout_s = 0.0 if reading else max(min(wakes) - time.monotonic(), 0.0)
         dispatch(self._selector, timeout_s)
         self._pump()
+        self._client.flush()
         now = time.monotonic()
         if now - self._heard_at >= self._ping_timeout_s:
             sys.stderr.write("skyrl_magic: the client is silent; its channel ends\n")
@@ -167,14 +169,14 @@ class Attach:
 
     def _read_journal(self, request: protocol.ReadJournal) -> None:
         self._used()
-        if request.stream not in protocol.STREAMS:
+        if request.stream not in protocol.JOURNAL_STREAMS:
             self._refuse(request, "bad_request", f"a run has no stream {request.stream!r}")
             return
         folder = paths.run_dir(self._state_dir, request.run_id) if paths.valid_run_id(request.run_id) else None
         if folder is None or not folder.is_dir():
             self._refuse(request, "unknown_run", f"this session has no run {request.run_id}")
             return
-        size = journal.sizes(folder)[protocol.STREAMS.index(request.stream)]
+        size = journal.sizes(folder)[protocol.JOURNAL_STREAMS.index(request.stream)]
         end = size if request.end < 0 else min(request.end, size)
         self._readers.append(JournalReader(request, journal.Cursor(folder, {}), end, self._client))
 

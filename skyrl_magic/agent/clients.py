@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import selectors
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 #: An ``attach`` that leaves so much untaken is stuck and dropped, in bytes; its client opens another one.
 _MAX_QUEUED_BYTES = 16 * 1024 * 1024
 #: What counts as use of the session, besides the end of a run.
-_USES = (protocol.StartRun, protocol.ApplyCheckout, protocol.Configure, protocol.ReadJournal, protocol.SignalRun)
+_USES = (
+    protocol.StartRun,
+    protocol.ApplyCheckout,
+    protocol.Configure,
+    protocol.ReadJournal,
+    protocol.SignalRun,
+    protocol.InputReply,
+    protocol.KernelMessage,
+    protocol.RestartKernel,
+)
+_numbers = itertools.count(1)
 
 
 class Client:
@@ -30,6 +41,8 @@ class Client:
         self._supervisor = supervisor
         self._socket = connection
         self._watched: Set[str] = set()
+        self.number = next(_numbers)
+        self._starts: Dict[str, int] = {}  # requests whose run's shim has not told yet that it goes
         self.greeted = False
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.Hello: self._hello,
@@ -41,6 +54,10 @@ class Client:
             protocol.Configure: self._configure,
             protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
             protocol.StopSession: self._stop,
+            protocol.KernelRequest: lambda message: supervisor.kernel.ask(self, message),
+            protocol.KernelMessage: lambda message: supervisor.kernel.forward(self, message),
+            protocol.InputReply: lambda message: supervisor.kernel.forward(self, message),
+            protocol.RestartKernel: lambda message: supervisor.kernel.restart(self, message),
         }
         self._channel = Channel(selector, connection.fileno(), connection.fileno(), self._handle, self._closed)
 
@@ -51,7 +68,10 @@ class Client:
             self._channel.close()
 
     def run_changed(self, run: Run) -> None:
-        """Tell of a run that this client watches."""
+        """Tell of a run that this client has started or watches."""
+        request = self._starts.pop(run.run_id, None)
+        if request is not None:
+            self.push(protocol.Done(request))
         if run.run_id in self._watched:
             if run.state == ENDED:
                 self._watched.discard(run.run_id)
@@ -100,8 +120,15 @@ class Client:
         if supervisor.stopping:
             self.push(protocol.Failed(request.request, "stopping", "the session is about to end"))
             return
-        supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
-        self.push(protocol.Done(request.request))
+        conflict = supervisor.kernel.conflict(request.uv) if request.kind == protocol.PYTHON else ""
+        if conflict:
+            self.push(protocol.Failed(request.request, "kernel_conflict", conflict))
+            return
+        run = supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
+        if run.state == LAUNCHED and run.cell is None:
+            self._starts[run.run_id] = request.request  # one message with the news that it goes, not two
+        else:
+            self.push(protocol.Done(request.request))
 
     def _watch(self, request: protocol.WatchRun) -> None:
         run = self._supervisor.runs.get(request.run_id)

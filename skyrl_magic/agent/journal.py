@@ -1,6 +1,7 @@
 """A run's output on disk, byte for byte, with the order in which it arrived.
 
-A run's folder holds ``stdout`` and ``stderr`` as the run wrote them, and ``index``: records of 16 bytes,
+A run's folder holds ``stdout`` and ``stderr`` as the run wrote them (a Python run's ``outputs`` too), and ``index``:
+records of 16 bytes,
 ``stream (u8) | 3 bytes of padding | length (u32) | offset (u64)``, little-endian, in order of arrival. The last record
 grows in place while the same stream goes on. Readers follow all three while they are written: bytes are on disk before
 the record that names them.
@@ -13,9 +14,9 @@ import errno
 import os
 import struct
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from skyrl_magic.core.protocol import STREAMS
+from skyrl_magic.core.protocol import JOURNAL_STREAMS, OUTPUTS, STREAMS
 
 INDEX_FILE = "index"
 _RECORD = struct.Struct("<B3xIQ")
@@ -40,24 +41,32 @@ class JournalWriter:
 
     Args:
         folder: the run's folder.
+        streams: what it keeps apart.
         make_room: called on a full disk; whether it has made room, so that the write is worth another try.
     """
 
-    def __init__(self, folder: Path, make_room: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, folder: Path, streams: Sequence[str] = STREAMS, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
         self._make_room = make_room
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._files = [os.open(folder / name, flags, 0o600) for name in STREAMS]
+        self._files = [os.open(folder / name, flags, 0o600) for name in streams]
         self._index = os.open(folder / INDEX_FILE, flags, 0o600)
-        self.sizes = [0, 0]
+        self.sizes = [0] * len(streams)
         self.lost_bytes = 0
         self.error = ""
-        self._broken = [False, False]
+        self._broken = [False] * len(streams)
         self._record_at = -_RECORD.size
         self._last = -1
         self._last_start = 0
 
+    @property
+    def descriptors(self) -> Tuple[int, ...]:
+        """Of its files."""
+        return (*self._files, self._index)
+
     def write(self, stream: int, data: memoryview) -> None:
-        """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.STREAMS`)."""
+        """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.JOURNAL_STREAMS`)."""
         written = 0
         if not self._broken[stream]:
             try:
@@ -82,7 +91,7 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the files."""
-        for fd in (*self._files, self._index):
+        for fd in self.descriptors:
             os.close(fd)
 
     def _record(self, stream: int, count: int) -> None:
@@ -157,7 +166,7 @@ class Cursor:
         data = os.pread(self._index, _INDEX_READ_BYTES, self._next_record * _RECORD.size)
         count = len(data) // _RECORD.size
         for number, length, offset in _RECORD.iter_unpack(data[: count * _RECORD.size]):
-            self._take(found, STREAMS[number], offset + length)
+            self._take(found, JOURNAL_STREAMS[number], offset + length)
         self._next_record += max(count - 1, 0)
         return len(data) == _INDEX_READ_BYTES
 
@@ -172,10 +181,10 @@ class Cursor:
             found.append(Segment(stream, start, end))
 
 
-def sizes(folder: Path) -> Tuple[int, int]:
-    """How many bytes of stdout and stderr the journal in ``folder`` holds."""
-    found = [0, 0]
-    for number, stream in enumerate(STREAMS):
+def sizes(folder: Path) -> Tuple[int, int, int]:
+    """How many bytes of stdout, stderr and outputs the journal in ``folder`` holds."""
+    found = dict.fromkeys(JOURNAL_STREAMS, 0)
+    for stream in JOURNAL_STREAMS:
         with contextlib.suppress(OSError):
-            found[number] = (folder / stream).stat().st_size
-    return found[0], found[1]
+            found[stream] = (folder / stream).stat().st_size
+    return found[STREAMS[0]], found[STREAMS[1]], found[OUTPUTS]

@@ -8,7 +8,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Optional
@@ -99,6 +98,8 @@ def _child(log: Path) -> None:
 
 
 def _attempt(output: int) -> bool:
+    import subprocess  # in the starter alone
+
     # RAY_ADDRESS names the cluster that is to be started; it must not lead the start to look for one.
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOCK_VARIABLE)}
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 from skyrl_magic.agent import journal, paths, procs, reserve
+from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec, fork_shim
+from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
+from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 WAITING = "waiting"
@@ -28,6 +31,17 @@ ENDING = "ending"
 _COMMAND_CHARS = 200
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
+#: A Python run without a kernel.
+EXIT_NO_KERNEL = 1
+
+
+@dataclass(frozen=True)
+class PythonCell:
+    """How the kernel runs a cell: as in ``core.protocol.StartRun``."""
+
+    workdir: str
+    uv: str
+    allow_stdin: bool
 
 
 @dataclass
@@ -49,6 +63,8 @@ class Run:
     """To its shim, from its launch to its end."""
     heard: bytes = b""
     """What came from its shim so far."""
+    cell: Optional[PythonCell] = None
+    """What concerns a Python cell alone."""
 
     @property
     def run_id(self) -> str:
@@ -64,9 +80,10 @@ class Run:
         """What a list shows."""
         state = RUNNING if self.state in (LAUNCHED, ENDING) else self.state
         duration = time.time() - self.started_at if state == RUNNING else self.duration_s
-        out, err = journal.sizes(self.folder)
+        out, err, outputs = journal.sizes(self.folder)
+        kind = protocol.SHELL if self.cell is None else protocol.PYTHON
         return protocol.RunSummary(
-            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err
+            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err, kind, outputs
         )
 
     def event(self) -> Optional[protocol.Message]:
@@ -77,7 +94,7 @@ class Run:
             return protocol.RunStarted(self.run_id, self.started_at)
         if self.state != ENDED:
             return None
-        out, err = journal.sizes(self.folder)
+        out, err, _ = journal.sizes(self.folder)
         code = self.exit_code or 0
         return protocol.RunEnded(
             self.run_id,
@@ -101,6 +118,7 @@ class RunTable:
         state_dir: where the runs' folders lie.
         changed: called when a run was started or is over and committed.
         commit: asks for a commit of the volume; its argument is called with the error or an empty string.
+        kernel: executes the Python cells.
     """
 
     def __init__(
@@ -109,13 +127,19 @@ class RunTable:
         state_dir: Path,
         changed: Callable[[Run], None],
         commit: Callable[[Callable[[str], None]], None],
+        kernel: KernelHost,
     ) -> None:
+        self._kernel = kernel
+        kernel.events = self
         self._selector = selector
         self._state_dir = state_dir
         self._changed = changed
         self._commit = commit
         self._runs: Dict[str, Run] = {}
-        self._spare: Optional[socket.socket] = None
+        self._spare: Optional[Spare] = None
+        self._spares = itertools.count()
+        self.spare_used_at = 0.0
+        """By the monotonic clock."""
 
     def get(self, run_id: str) -> Optional[Run]:
         """The run of this id, or None."""
@@ -134,13 +158,17 @@ class RunTable:
     def prepare(self) -> None:
         """Fork the shim of the next run, so that it need not wait for that."""
         if self._spare is None:
-            self._spare = fork_shim()
+            self._spare = self._fork()
+            _rehearse()
+
+    def _fork(self) -> Spare:
+        return Spare(self._state_dir / "runs" / f".next-{next(self._spares)}")
 
     def summaries(self) -> List[protocol.RunSummary]:
         """All runs, oldest first."""
         return [run.summary() for run in self._runs.values()]
 
-    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> None:
+    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
 
         Raises:
@@ -149,18 +177,28 @@ class RunTable:
             OSError: the disk takes no more.
         """
         if request.run_id in self._runs:
-            return
+            return self._runs[request.run_id]
         folder = paths.run_dir(self._state_dir, request.run_id)
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
+        shell = request.kind != protocol.PYTHON
+        spare = self._living_spare() if ready and shell else None
+        if spare is not None:
+            cell_file = spare.folder / paths.CELL_FILE
+            reserve.with_reserve(self._state_dir, lambda: cell_file.write_bytes(request.payload))
+            spare.become(folder)
+        else:
+            reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
+        if not shell:
+            run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
         self._runs[request.run_id] = run
         if ready:
             self._launch(run)
+        return run
 
     def start_waiting(self) -> None:
         """Start every run that waited."""
@@ -176,6 +214,8 @@ class RunTable:
         elif run.state == WAITING:
             run.signal, run.exit_code = number, 128 + number
             self._over(run)
+        elif run.cell is not None and run.state in (LAUNCHED, RUNNING):
+            self._kernel.send_signal(run.run_id, number)
 
     def end(self, reason: str) -> None:
         """SIGTERM to every run that goes on, because the session ends for ``reason``."""
@@ -184,8 +224,31 @@ class RunTable:
                 run.reason = reason
                 self.send_signal(run, signal.SIGTERM)
 
+    def started(self, run_id: str) -> None:
+        """The kernel has a Python run's cell."""
+        run = self._runs[run_id]
+        run.state = RUNNING
+        self._changed(run)
+
+    def ended(self, run_id: str, detail: str) -> None:
+        """A Python run is over; ``detail`` says why where the kernel's relay could not."""
+        run = self._runs[run_id]
+        if detail:
+            with (run.folder / protocol.STDERR).open("ab") as stderr:
+                stderr.write(f"skyrl_magic: {detail}\n".encode("utf-8", "backslashreplace"))
+            run.exit_code, run.duration_s = EXIT_NO_KERNEL, time.time() - run.started_at
+        else:
+            self._take_end(run, _kernels_end(run))
+        self._over(run)
+
     def _launch(self, run: Run) -> None:
         run.started_at = time.time()
+        if run.cell is not None:
+            run.state = LAUNCHED
+            cell, spec = run.cell, run.spec
+            request = protocol.ExecuteRun(run.run_id, spec.folder, cell.workdir, spec.env, cell.allow_stdin)
+            self._kernel.execute(request, cell.uv)
+            return
         try:
             run.control = self._hand_over(run.spec)
         except OSError as error:  # no process or no memory is left
@@ -197,17 +260,29 @@ class RunTable:
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
+    def _living_spare(self) -> Optional[Spare]:
+        if self._spare is not None:
+            try:
+                self._spare.wait()
+            except OSError:  # the disk was full, or it was killed: by a cell's `kill -9 -1`, say
+                self._spare.discard()
+                self._spare = None
+        return self._spare
+
     def _hand_over(self, spec: RunSpec) -> socket.socket:
-        control, self._spare = self._spare or fork_shim(), None
-        data = spec.to_bytes()
-        try:
-            control.sendall(data)
-        except OSError:  # the waiting shim was killed: by a cell's `kill -9 -1`, say
-            control.close()
-            control = fork_shim()
-            control.sendall(data)
-        control.setblocking(False)
-        return control
+        spare = self._living_spare()
+        self._spare = None
+        self.spare_used_at = time.monotonic()
+        if spare is None:
+            spare = self._fork()
+            spare.wait()
+        folder = Path(spec.folder)
+        if spare.folder != folder:
+            (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+            spare.become(folder)
+        spare.control.sendall(spec.to_bytes())
+        spare.control.setblocking(False)
+        return spare.control
 
     def _heard(self, run: Run) -> None:
         """News from a shim: its run was started, or is over, or the shim itself is gone."""
@@ -225,15 +300,13 @@ class RunTable:
         end = _read_end(run.heard)
         if end is not None or not words:
             self._selector.unregister(run.control)
-            run.control.close()
-            run.control = None
-            if end is None:
-                run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
-                run.duration_s = time.time() - run.started_at
-            else:
-                run.exit_code, run.signal = end.exit_code, end.signal
-                run.duration_s, run.journal_error = end.duration_s, end.journal_error
+            end = end or End(128 + _LOST_SIGNAL, int(_LOST_SIGNAL), time.time() - run.started_at, "")
+            self._take_end(run, end)
             self._over(run)
+
+    def _take_end(self, run: Run, end: End) -> None:
+        run.exit_code, run.signal = end.exit_code, end.signal
+        run.duration_s, run.journal_error = end.duration_s, end.journal_error
 
     def _over(self, run: Run) -> None:
         """Commit, then tell: when a client hears of the end the volume has what the run wrote."""
@@ -241,9 +314,12 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            self._changed(run)
             with contextlib.suppress(OSError):
                 (run.folder / paths.NOTIFY_SOCKET).unlink()
-            self._changed(run)
+            if run.control is not None:
+                run.control.close()
+                run.control = None
 
         self._commit(committed)
 
@@ -260,6 +336,28 @@ def _read_end(heard: bytes) -> Optional[End]:
         return End.from_bytes(data) if ended else None
     except (TypeError, ValueError):
         return None
+
+
+def _kernels_end(run: Run) -> End:
+    """The end that the kernel's relay has written down."""
+    try:
+        status = paths.read_json(run.folder / paths.STATUS_FILE)
+        return End(status["exit_code"], status["signal"], status["duration_s"], status["journal_error"])
+    except (OSError, ValueError, KeyError):
+        return End(128 + _LOST_SIGNAL, int(_LOST_SIGNAL), time.time() - run.started_at, "")
+
+
+def _rehearse() -> None:
+    """Touch what the next start and end will touch: after a fork the first write to a page copies it, which takes 5 µs.
+
+    They are about 180 pages, and the cell would wait for them.
+    """
+    run = Run(RunSpec("", "", "", {}, errexit=False), "", RUNNING)
+    heard = (protocol.StartRun(payload=b"."), protocol.WatchRun())
+    told = (protocol.Done(), run.event() or protocol.RunStarted(), protocol.RunEnded())
+    frames = b"".join(map(protocol.encode, (*heard, *told)))
+    for _ in protocol.FrameDecoder().feed(frames):
+        run.spec.to_bytes()
 
 
 def kill_everything() -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from skyrl_magic.agent import boot, commits, paths, procs, reserve
-from skyrl_magic.agent.checkout import begin_baseline
+from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
 from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
@@ -28,8 +29,10 @@ from skyrl_magic.core import protocol
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
-#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way.
+#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
+#: the next cell of a notebook that runs them all.
 SPARE_DELAY_S = 0.02
+SPARE_AFTER_END_S = 0.004
 _SPARE_RETRY_S = 5.0
 
 
@@ -56,8 +59,11 @@ class Supervisor:
         self.clients: List[Client] = []
         self.ray = RayStart(config.state / paths.RAY_LOG)
         self._selector = selectors.DefaultSelector()
-        self.committer = commits.Committer(Path(config.volume_dir))
-        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request)
+        self.committer = commits.Committer(Path(config.volume_dir), self._selector)
+        self.kernel = KernelHost(
+            self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
+        )
+        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request, self.kernel)
         self.boot_seconds = 0.0
         self._last_asked = self._began
         self._next_commit = self._began
@@ -120,6 +126,7 @@ class Supervisor:
             idle_s=self.idle_s,
             idle_timeout_s=self.idle_timeout_s,
             clients=sum(client.greeted for client in self.clients),
+            kernel=self.kernel.state,
         )
 
     def gone(self, client: Client) -> None:
@@ -172,7 +179,7 @@ class Supervisor:
         elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
             log(f"nothing ran for {self.idle_timeout_s:g} s")
             self.stop("nothing ran")
-        if not self.runs.has_spare and now >= self._next_shim and not self._stopping:
+        if not self.runs.has_spare and now >= self._spare_due_at and not self._stopping:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
@@ -184,10 +191,15 @@ class Supervisor:
     def _next_deadline(self) -> float:
         deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
         if not self.runs.has_spare and not self._stopping:
-            deadlines.append(self._next_shim)
+            deadlines.append(self._spare_due_at)
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
         return min(deadlines)
+
+    @property
+    def _spare_due_at(self) -> float:
+        used_at = self.runs.spare_used_at
+        return self._next_shim if self._next_shim > used_at else used_at + SPARE_DELAY_S
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -198,7 +210,7 @@ class Supervisor:
         for pid, status in procs.reap():
             if self.ray.reaped(pid, status):
                 self._ray_settled()
-            else:
+            elif not self.kernel.reaped(pid):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
     def _ray_settled(self) -> None:
@@ -210,7 +222,7 @@ class Supervisor:
     def _run_changed(self, run: Run) -> None:
         self.asked()
         now = time.monotonic()
-        self._next_shim = now + SPARE_DELAY_S
+        self._next_shim = now + (SPARE_DELAY_S if run.state == RUNNING else SPARE_AFTER_END_S)
         if run.state == RUNNING:
             self._next_commit = now + commits.INTERVAL_S
         for client in list(self.clients):

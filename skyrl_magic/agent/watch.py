@@ -4,7 +4,8 @@ A stream watched as ``all`` travels whole. Streams watched as ``show`` travel wh
 (:data:`HEAD_BYTES`); what comes after it is sent in ticks, of each tick the newest :data:`TAIL_BYTES` of a stream, with
 a ``Gap`` for what was skipped, so at most 80 KB/s a stream. A run that prints less than that loses nothing however
 long it lives, and the end of the output is always sent. Every byte of a shown stream is in exactly one ``Output`` or
-``Gap``, in order. Nothing here waits: the journal keeps what a slow client has not taken.
+``Gap``, in order. A Python run's ``outputs`` are messages: they travel whole in either case, in their place among the
+text. Nothing here waits: the journal keeps what a slow client has not taken.
 """
 
 from __future__ import annotations
@@ -194,14 +195,15 @@ class ShowFeed(Feed):
             if not self._room():
                 break
             stream, start, end = self._pending.pop(0)
-            stop = min(end, start + min(protocol.CHUNK_BYTES, self._budget))
+            text = stream != protocol.OUTPUTS
+            stop = min(end, start + min(protocol.CHUNK_BYTES, self._budget if text else protocol.CHUNK_BYTES))
             data = self._cursor.read(stream, start, stop)
-            self._budget -= len(data)
+            self._budget -= len(data) * text
             if stop < end:
                 if not self._budget:
                     data = data[: head_end(data)]
                 self._pending.insert(0, Segment(stream, start + len(data), end))
-            elif end == newest[stream] and not ended:
+            elif text and end == newest[stream] and not ended:
                 data = _hold_back(stream, start, data, kept)
             self._output(stream, start, data)
         self._pending = kept + self._pending
@@ -218,6 +220,9 @@ class ShowFeed(Feed):
         kept: List[Segment] = []
         skipping: Dict[str, bool] = {}
         for stream, start, end in pending:
+            if stream == protocol.OUTPUTS:
+                self._send_whole(start, end, kept)
+                continue
             cut = cuts[stream]
             if start < cut and not skipping.get(stream):
                 skipping[stream] = True
@@ -229,6 +234,17 @@ class ShowFeed(Feed):
                     data = _hold_back(stream, start, data, kept)
                 self._output(stream, start, data)
         self._pending = kept
+
+    def _send_whole(self, start: int, end: int, kept: List[Segment]) -> None:
+        """Send messages as far as the client takes them; the rest goes to ``kept``."""
+        while start < end and self._room():
+            data = self._cursor.read(protocol.OUTPUTS, start, min(end, start + protocol.CHUNK_BYTES))
+            if not data:
+                return
+            self._output(protocol.OUTPUTS, start, data)
+            start += len(data)
+        if start < end:
+            kept.append(Segment(protocol.OUTPUTS, start, end))
 
     def _skip_to_tail(self) -> None:
         """Make one piece of each stream of what is too old to be shown: a long journal must fit into little memory."""
@@ -275,6 +291,7 @@ class Watch:
         offsets = {
             protocol.STDOUT: (request.stdout, request.stdout_offset),
             protocol.STDERR: (request.stderr, request.stderr_offset),
+            protocol.OUTPUTS: (request.outputs, request.outputs_offset),
         }
         makers: Dict[str, Callable[[Cursor], Feed]] = {
             protocol.ALL: lambda cursor: AllFeed(request.run_id, cursor, sink),

@@ -22,14 +22,47 @@ MESSAGES_PER_S = 5.0
 BURST_MESSAGES = 5
 BYTES_PER_S = 200_000.0
 BURST_BYTES = 100_000
+#: The same for what a Python cell shows besides text: widgets, pictures and animations need more, and it stays far
+#: below the server's limits too.
+RICH_MESSAGES_PER_S = 20.0
+RICH_BURST_MESSAGES = 50
+RICH_BYTES_PER_S = 300_000.0
+RICH_BURST_BYTES = 2_000_000
 #: At the end of a run everything that waits is shown, in at most about this many messages.
 FINAL_MESSAGES = 50
+
+
+class RichBudget:
+    """Two token buckets for messages that are no text."""
+
+    def __init__(self) -> None:
+        self._messages = float(RICH_BURST_MESSAGES)
+        self._bytes = float(RICH_BURST_BYTES)
+        self._filled_s = -math.inf
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until the next message may be sent; it may be larger than the bytes that are left."""
+        self._fill(now_s)
+        return max(0.0, (1.0 - 1e-6 - self._messages) / RICH_MESSAGES_PER_S, -self._bytes / RICH_BYTES_PER_S)
+
+    def spend(self, size_bytes: int) -> None:
+        """Note that a message was sent."""
+        self._messages -= 1
+        self._bytes -= size_bytes
+
+    def _fill(self, now_s: float) -> None:
+        passed_s = max(0.0, now_s - self._filled_s)
+        self._filled_s = max(now_s, self._filled_s)
+        if passed_s < math.inf:
+            self._messages = min(float(RICH_BURST_MESSAGES), self._messages + passed_s * RICH_MESSAGES_PER_S)
+            self._bytes = min(float(RICH_BURST_BYTES), self._bytes + passed_s * RICH_BYTES_PER_S)
 
 
 class DisplayBudget:
     """Two token buckets, for messages and for bytes, and the time between two writes."""
 
     def __init__(self) -> None:
+        self.rich = RichBudget()
         self._messages = float(BURST_MESSAGES)
         self._bytes = float(BURST_BYTES)
         self._filled_s = -math.inf

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 
-from skyrl_magic.core.protocol import STREAMS, Gap, Output, ProtocolError
+from skyrl_magic.core.protocol import JOURNAL_STREAMS, Gap, Output, ProtocolError
 
 
 class Intake:
     """How far each stream of a run came, across channels that broke and were opened again."""
 
     def __init__(self) -> None:
-        self._offsets = dict.fromkeys(STREAMS, 0)
+        self._offsets = dict.fromkeys(JOURNAL_STREAMS, 0)
         self.shown_bytes = 0
         """Raw bytes of output that came, gaps apart: what of the head's budget is used up."""
 

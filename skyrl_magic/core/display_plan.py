@@ -18,9 +18,10 @@ import re
 
 from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
 from skyrl_magic.core.display_intake import Intake
+from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
-from skyrl_magic.core.protocol import STREAMS, Gap, Output
+from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
 from skyrl_magic.core.streams import Row, Screen, Stamp
 
 #: How long a partial line waits for its rest, in seconds.
@@ -54,8 +55,11 @@ class DisplayPlan:
         self._budget = DisplayBudget()
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
+        self._run_id = run_id
         self._tail = Tail(run_id)
         self._tail_live: Live | None = None
+        self._left_out_live: Live | None = None
+        self._left_out = 0
         self._head_bytes = 0
         self._number = 0
 
@@ -73,11 +77,28 @@ class DisplayPlan:
         """Whether the run has drawn on a whole screen, which a cell is not."""
         return any(channel.screen.full_screen for channel in self._channels.values())
 
+    def show(self, message: KernelMessage, now_s: float) -> None:
+        """Take a message of a Python cell: what was printed before it is shown before it."""
+        if message.msg_type == CLEAR_OUTPUT:
+            self._forget_shown(now_s)
+            self._queue.clear(message, now_s)
+            return
+        if not is_state(message):
+            self._settle(now_s, final=True)
+        given_up = self._queue.show(message, now_s)
+        if given_up:
+            if self._left_out_live is None:
+                self._left_out_live = self._new_live("")
+                self._queue.open_first(self._left_out_live, now_s)
+            self._left_out += given_up
+            text = f"… {self._left_out:,} displays left out here; the log of run {self._run_id} has them"
+            self._queue.change(self._left_out_live, text, now_s)
+
     def due_s(self, now_s: float) -> float | None:
         """When to ask for messages next; None while there is nothing to show."""
         times = [channel.due_s for channel in self._channels.values() if channel.due_s is not None]
         if self._queue.waiting:
-            times.append(now_s)
+            times.append(now_s + self._queue.wait_s(now_s, self._budget))
         return max(min(times), self._budget.next_s(now_s)) if times else None
 
     def messages(self, now_s: float) -> list[Action]:
@@ -100,6 +121,15 @@ class DisplayPlan:
                 self._close(channel, channel.live.rows, now_s)
         self._show_tail(now_s, TAIL_BYTES)
         return self._queue.send(now_s, self._budget, final=True)
+
+    def _forget_shown(self, now_s: float) -> None:
+        """The front end clears the cell: nothing that was shown can be changed any more."""
+        for channel in self._channels.values():
+            channel.screen.break_off(self._stamp(now_s))
+            channel.screen.take(channel.screen.row_index)
+            channel.live, channel.due_s = None, None
+        self._tail, self._tail_live = Tail(self._run_id), None
+        self._left_out_live, self._left_out = None, 0
 
     # --- bytes in ---------------------------------------------------------------------------------------------------
 

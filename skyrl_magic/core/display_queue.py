@@ -7,10 +7,14 @@ import math
 from collections import deque
 from typing import TypeAlias
 
-from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget
+from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget, RichBudget
+from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message
+from skyrl_magic.core.protocol import KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
 _MESSAGE_BYTES = 200_000
+#: So many displays of a Python cell wait to be shown at most; a flood of them keeps the newest.
+MAX_WAITING_DISPLAYS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,19 @@ class UpdateText:
     stream: str
 
 
-Action: TypeAlias = StreamText | ShowText | UpdateText
+@dataclasses.dataclass(frozen=True)
+class ShowMessage:
+    """A Jupyter message of a Python cell, as it is."""
+
+    message: KernelMessage
+
+    @property
+    def text(self) -> str:
+        """None of it is text of the run's streams."""
+        return ""
+
+
+Action: TypeAlias = StreamText | ShowText | UpdateText | ShowMessage
 
 
 @dataclasses.dataclass(eq=False)
@@ -60,21 +76,38 @@ class _Text:
     parts: deque[str]
 
 
+@dataclasses.dataclass(eq=False)
+class _Message:
+    message: KernelMessage | None
+    """None once it is shown or given up."""
+
+    @property
+    def is_comm(self) -> bool:
+        return self.message is not None and self.message.msg_type in COMM_TYPES
+
+
 class DisplayQueue:
     """First in, first out for what has a place in the cell's output; updates of displays go beside it."""
 
     def __init__(self) -> None:
-        self._items: deque[_Text | Live] = deque()
+        self._items: deque[_Text | Live | _Message] = deque()
+        self._by_key: dict[object, _Message] = {}
+        self._displays: deque[_Message] = deque()
         self._since_s = math.inf
         self._changed: list[Live] = []
         self._sent_last: str | Live | None = None
         self.last: str | Live | None = None
-        """What the newest place in the cell's output belongs to: a stream, or a display."""
+        """What the newest place in the cell's output belongs to: a stream, a display of ours, or (None) a message."""
 
     @property
     def waiting(self) -> bool:
         """There is something to send."""
         return bool(self._items or self._changed)
+
+    def wait_s(self, now_s: float, budget: DisplayBudget) -> float:
+        """Seconds until what is first in the queue may be sent, as far as that is a message."""
+        first = self._items[0] if self._items else None
+        return budget.rich.wait_s(now_s) if isinstance(first, _Message) else 0.0
 
     def write(self, stream: str, text: str, now_s: float) -> None:
         """Append stream text: a line, or a part of one. It is never cut in two."""
@@ -89,6 +122,49 @@ class DisplayQueue:
         """Give ``live`` its place after all that was appended before."""
         self._append(live, now_s)
         self.last = live
+
+    def show(self, message: KernelMessage, now_s: float) -> int:
+        """Append a message, or change one that waits so that it shows this one's state.
+
+        Returns how many displays were given up for it: the oldest that wait, when there are too many.
+        """
+        key = merge_key(message)
+        waiting = None if key is None else self._by_key.get(key)
+        merged = None if waiting is None or waiting.message is None else merged_message(waiting.message, message)
+        if waiting is not None and merged is not None:
+            waiting.message = merged
+            return 0
+        item = _Message(message)
+        if key is not None:
+            self._by_key[key] = item
+        self._append(item, now_s)
+        self.last = None
+        if message.msg_type not in DISPLAYS:
+            return 0
+        self._displays.append(item)
+        return self._give_up_oldest() if len(self._displays) > MAX_WAITING_DISPLAYS else 0
+
+    def _give_up_oldest(self) -> int:
+        oldest = self._displays.popleft()
+        given_up = int(oldest.message is not None)
+        oldest.message = None
+        return given_up
+
+    def open_first(self, live: Live, now_s: float) -> None:
+        """Give ``live`` its place before all that waits."""
+        if not self._items:
+            self._since_s = now_s
+        self._items.appendleft(live)
+
+    def clear(self, message: KernelMessage, now_s: float) -> None:
+        """Append a ``clear_output``: what waits before it need not be shown any more, but for comms."""
+        kept = [item for item in self._items if isinstance(item, _Message) and item.is_comm]
+        self._items = deque(kept)
+        self._by_key = {key: item for key, item in self._by_key.items() if item.is_comm}
+        self._displays.clear()
+        self._changed.clear()
+        self._append(_Message(message), now_s)
+        self.last = None
 
     def change(self, live: Live, text: str, now_s: float) -> None:
         """Set what ``live`` shows."""
@@ -110,12 +186,13 @@ class DisplayQueue:
             del self._items[at]
         if self.last is live:
             newest = self._items[-1] if self._items else self._sent_last
-            self.last = newest.stream if isinstance(newest, _Text) else newest
+            self.last = newest.stream if isinstance(newest, _Text) else None if isinstance(newest, _Message) else newest
 
     def send(self, now_s: float, budget: DisplayBudget, *, final: bool = False) -> list[Action]:
         """The messages that may be sent now, spent from ``budget``; with ``final``, all."""
         allowed = FINAL_MESSAGES if final else budget.messages(now_s)
-        if len(self._items) + len(self._changed) > allowed:
+        waiting = sum(not isinstance(item, _Message) for item in self._items)
+        if waiting + len(self._changed) > allowed:
             self._coarsen()
         room_bytes: float = math.inf if final else budget.size_bytes(now_s)
         actions: list[Action] = []
@@ -123,26 +200,37 @@ class DisplayQueue:
         for live in turns:
             share = math.inf if final else allowed - len(actions)
             if live is None:
-                actions += self._send_items(share, room_bytes - _size_bytes(actions), now_s)
+                rich = None if final else budget.rich
+                actions += self._send_items(share, room_bytes - _size_bytes(actions), now_s, rich)
             elif share > 0:
                 self._changed.remove(live)
                 actions.append(UpdateText(live.display_id, live.text, live.stream))
         if actions:
-            budget.spend(now_s, len(actions), _size_bytes(actions))
+            texts = sum(not isinstance(action, ShowMessage) for action in actions)
+            budget.spend(now_s, texts, _size_bytes(actions))
         return actions
 
     def _age(self, live: Live | None) -> float:
         return self._since_s if live is None else live.waits_since_s
 
-    def _append(self, item: _Text | Live, now_s: float) -> None:
+    def _append(self, item: _Text | Live | _Message, now_s: float) -> None:
         if not self._items:
             self._since_s = now_s
         self._items.append(item)
 
-    def _send_items(self, share: float, room_bytes: float, now_s: float) -> list[Action]:
+    def _send_items(self, share: float, room_bytes: float, now_s: float, rich: RichBudget | None) -> list[Action]:
         actions: list[Action] = []
-        while self._items and len(actions) < share and room_bytes > 0:
+        while self._items:
             item = self._items[0]
+            if isinstance(item, _Message):
+                if rich is not None and item.message is not None and rich.wait_s(now_s) > 0:
+                    break
+                self._items.popleft()
+                actions += self._send_message(item, rich)
+                continue
+            if share <= 0 or room_bytes <= 0:
+                break
+            share -= 1
             if isinstance(item, Live):
                 item.shown = True
                 actions.append(ShowText(item.display_id, item.text, item.stream))
@@ -157,12 +245,23 @@ class DisplayQueue:
         self._since_s = now_s  # what is left waits its turn again
         return actions
 
+    def _send_message(self, item: _Message, rich: RichBudget | None) -> list[Action]:
+        message, item.message = item.message, None
+        if message is None:
+            return []
+        if rich is not None:
+            rich.spend(_message_bytes(message))
+        while self._displays and self._displays[0].message is None:
+            self._displays.popleft()
+        self._sent_last = None
+        return [ShowMessage(message)]
+
     def _coarsen(self) -> None:
         """Join what each stream wrote between two displays: its own order stays, the order between streams not."""
-        items: deque[_Text | Live] = deque()
+        items: deque[_Text | Live | _Message] = deque()
         texts: dict[str, _Text] = {}
         for item in self._items:
-            if isinstance(item, Live):
+            if not isinstance(item, _Text):
                 texts = {}
             elif item.stream in texts:
                 texts[item.stream].parts.extend(item.parts)
@@ -171,6 +270,13 @@ class DisplayQueue:
                 texts[item.stream] = item
             items.append(item)
         self._items = items
+
+
+def _message_bytes(message: KernelMessage) -> int:
+    """About what a message takes on the wire: the texts of its representations and its buffers."""
+    data = message.content.get("data")
+    texts = data.values() if isinstance(data, dict) else ()
+    return len(message.payload) + sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _take_text(parts: deque[str], limit_bytes: float) -> str:

@@ -16,6 +16,8 @@
     ├── CheckoutError          the checkout cannot be found, read or sent
     └── RunError               what a cell's command did
         ├── RunFailed              it ended with another exit code than 0
+        ├── CellError              a Python cell raised; it shows itself as it did there
+        ├── KernelDied             the Python kernel ended under its cell
         ├── RunStopped             the user stopped it
         └── UnknownRun             no run with this id
 
@@ -24,6 +26,8 @@ shows the line and no traceback of ours (IPython asks for ``_render_traceback_``
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class SkyRLMagicError(Exception):
@@ -89,6 +93,35 @@ class RunFailed(RunError):
         super().__init__(message)
         self.exit_code = exit_code
         self.run_id = run_id
+
+
+class CellError(RunError):
+    """A Python cell raised. :meth:`named` makes one that has the original's name."""
+
+    traceback: tuple[str, ...] = ()
+    run_id = ""
+
+    @classmethod
+    def named(cls, name: str, message: str, traceback: Iterable[str], run_id: str) -> CellError:
+        """An error whose class has the remote one's name, so that a front end shows what it would show of that.
+
+        Args:
+            name: of the remote class; not trusted.
+            message: the remote error's text.
+            traceback: as the remote kernel rendered it, with its source lines.
+            run_id: the run.
+        """
+        error: CellError = type(name.replace("\0", "") or cls.__name__, (cls,), {})(message)
+        error.traceback, error.run_id = tuple(traceback), run_id
+        return error
+
+    def _render_traceback_(self) -> list[str]:
+        """The remote traceback."""
+        return list(self.traceback) or super()._render_traceback_()
+
+
+class KernelDied(RunError):
+    """The Python kernel ended while it ran the cell; its variables are gone."""
 
 
 class RunStopped(RunError):

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import struct
 import zlib
-from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, ClassVar, Dict, Iterable, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
 VERSION = 1
 #: Bound on one frame's body, in bytes. A larger length means a broken or foreign stream.
@@ -31,6 +31,14 @@ MIN_COMPRESSED_BYTES = 512
 STDOUT = "stdout"
 STDERR = "stderr"
 STREAMS: Tuple[str, str] = (STDOUT, STDERR)
+#: A third one that the runs of Python cells have: everything that they show besides text, as encoded
+#: :class:`KernelMessage` frames one after the other.
+OUTPUTS = "outputs"
+JOURNAL_STREAMS: Tuple[str, str, str] = (*STREAMS, OUTPUTS)
+
+#: What runs a cell: a new bash, or the session's Python kernel.
+SHELL = "shell"
+PYTHON = "python"
 
 #: How a watched stream is sent: what a cell can show (gaps allowed), every byte, or nothing.
 SHOW = "show"
@@ -91,7 +99,7 @@ class Ping(Message):
 @_kind(3)
 @dataclasses.dataclass(frozen=True)
 class StartRun(Message):
-    """Start ``payload`` (a bash script, unchanged) as run ``run_id``.
+    """Start ``payload`` (a bash script or a Python cell, unchanged) as run ``run_id``.
 
     Idempotent: a ``run_id`` that exists is not started again, so it can be re-sent after a cut channel.
     Answered by :class:`Done` or :class:`Failed`; the run is watched separately.
@@ -105,6 +113,12 @@ class StartRun(Message):
     errexit: bool = False
     generation: int = -1
     """The checkout that the run is meant for: with another one it is refused as ``stale``; -1 takes any."""
+    kind: str = SHELL
+    """``shell`` or ``python``; the rest concerns Python alone."""
+    uv: str = ""
+    """Options of ``uv run`` for a kernel in the project's environment; empty for the one that runs the cluster."""
+    allow_stdin: bool = False
+    """The client can answer ``input()``."""
     payload: bytes = b""
 
 
@@ -113,9 +127,9 @@ class StartRun(Message):
 class WatchRun(Message):
     """Send this run's output from the given offsets on, as :class:`Output`, :class:`Gap` and :class:`RunEnded`.
 
-    ``stdout`` and ``stderr`` are each one of ``show``, ``all``, ``none``. A second watch of the same run replaces the
-    first. ``shown_bytes`` is what the client has shown of its head budget already, so that a re-opened channel
-    goes on with the same budget.
+    ``stdout``, ``stderr`` and ``outputs`` are each one of ``show``, ``all``, ``none``. A second watch of the same run
+    replaces the first. ``shown_bytes`` is what the client has shown of its head budget already, so that a re-opened
+    channel goes on with the same budget.
     """
 
     run_id: str = ""
@@ -124,6 +138,8 @@ class WatchRun(Message):
     stdout: str = SHOW
     stderr: str = SHOW
     shown_bytes: int = 0
+    outputs: str = NONE
+    outputs_offset: int = 0
 
 
 @_kind(5)
@@ -228,6 +244,57 @@ class StopSession(Message):
     """End the container: runs are stopped, journals flushed, the volume committed. Answered by :class:`Done` first."""
 
     request: int = 0
+
+
+@_kind(15)
+@dataclasses.dataclass(frozen=True)
+class InputReply(Message):
+    """The answer to a Python run's ``input_request``, which stands among its outputs; the first one counts."""
+
+    run_id: str = ""
+    value: str = ""
+
+
+@_kind(16)
+@dataclasses.dataclass(frozen=True)
+class KernelRequest(Message):
+    """A Jupyter request to the session's Python kernel, on its shell channel. Answered by :class:`KernelReply`.
+
+    The kernel answers when it is not busy. There must be one: without it the answer is :class:`Failed` (``no_kernel``).
+    """
+
+    request: int = 0
+    msg_type: str = ""
+    content: Dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@_kind(17)
+@dataclasses.dataclass(frozen=True)
+class RestartKernel(Message):
+    """End the Python kernel and start another one. Answered by :class:`Done` when that is up, or :class:`Failed`."""
+
+    request: int = 0
+    uv: str = ""
+    """As in :class:`StartRun`."""
+
+
+@_kind(18)
+@dataclasses.dataclass(frozen=True)
+class PutBlob(Message):
+    """One part of a file for the kernel to read, in the session's folder for such files. ``name`` is a plain name."""
+
+    name: str = ""
+    offset: int = 0
+    payload: bytes = b""
+
+
+@_kind(19)
+@dataclasses.dataclass(frozen=True)
+class ReadBlob(Message):
+    """Fetch a file that the kernel wrote there, and delete it. Answered as :class:`ReadJournal`, uncompressed."""
+
+    request: int = 0
+    name: str = ""
 
 
 # --- agent to client ----------------------------------------------------------------------------------------------
@@ -389,6 +456,83 @@ class Status(Message):
     idle_s: float = 0.0
     idle_timeout_s: float = 0.0
     clients: int = 0
+    kernel: str = "off"
+    """The Python kernel: ``off``, ``starting`` or ``ready``."""
+
+
+@_kind(77)
+@dataclasses.dataclass(frozen=True)
+class KernelReply(Message):
+    """The kernel's answer to :class:`KernelRequest`."""
+
+    request: int = 0
+    content: Dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@_kind(78)
+@dataclasses.dataclass(frozen=True)
+class KernelMessage(Message):
+    """A Jupyter message of the kernel (what a cell shows, a comm's message) or, the other way, to one of its comms.
+
+    Among a run's outputs it is a record of the journal. By itself it belongs to no run that goes on: a widget's answer,
+    or what a thread wrote after its cell had ended.
+    """
+
+    run_id: str = ""
+    """The run that it comes from. To a comm: a name that the client makes up, which the answers carry."""
+    client: int = 0
+    """Between supervisor and relay: who is meant; 0 for everybody."""
+    msg_type: str = ""
+    content: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    buffers: List[int] = dataclasses.field(default_factory=list)
+    """The sizes in bytes of the binary buffers, which ``payload`` holds one after the other."""
+    payload: bytes = b""
+
+
+# --- between the supervisor and the kernel's relay -------------------------------------------------------------------
+
+
+@_kind(100)
+@dataclasses.dataclass(frozen=True)
+class ExecuteRun(Message):
+    """Execute the cell in the run's folder, after those that came before."""
+
+    run_id: str = ""
+    folder: str = ""
+    workdir: str = ""
+    env: Dict[str, str] = dataclasses.field(default_factory=dict)
+    allow_stdin: bool = False
+
+
+@_kind(101)
+@dataclasses.dataclass(frozen=True)
+class ExecuteStarted(Message):
+    """The kernel has the run's cell; its folder can be watched."""
+
+    run_id: str = ""
+
+
+@_kind(102)
+@dataclasses.dataclass(frozen=True)
+class ExecuteEnded(Message):
+    """The run is over and its journal is complete; its status lies in its folder."""
+
+    run_id: str = ""
+
+
+@_kind(103)
+@dataclasses.dataclass(frozen=True)
+class RelayReady(Message):
+    """The relay runs a kernel."""
+
+
+@_kind(104)
+@dataclasses.dataclass(frozen=True)
+class RelayFailed(Message):
+    """There can be no kernel; ``detail`` is one line that says why. The relay ends."""
+
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -404,6 +548,8 @@ class RunSummary:
     exit_code: Optional[int] = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    kind: str = SHELL
+    outputs_bytes: int = 0
 
 
 # --- bytes ---------------------------------------------------------------------------------------------------------
@@ -501,6 +647,25 @@ def raw_payload(payload: bytes, *, compressed: bool, raw_bytes: int) -> bytes:
     if len(data) != raw_bytes:
         raise ProtocolError(f"a payload does not hold the {raw_bytes} bytes that it says")
     return data
+
+
+def pack_buffers(buffers: Iterable[Union[bytes, memoryview]]) -> Tuple[List[int], bytes]:
+    """The ``buffers`` and ``payload`` of a :class:`KernelMessage`."""
+    parts = [bytes(buffer) for buffer in buffers]
+    return [len(part) for part in parts], b"".join(parts)
+
+
+def unpack_buffers(message: KernelMessage) -> List[bytes]:
+    """The binary buffers of a message. Raises :class:`ProtocolError` where the sizes are not those of its payload."""
+    if any(not isinstance(size, int) or size < 0 for size in message.buffers):
+        raise ProtocolError("a message's buffers have no sizes")
+    if sum(message.buffers) != len(message.payload):
+        raise ProtocolError("a message's buffers are not those that it says")
+    found, start = [], 0
+    for size in message.buffers:
+        found.append(message.payload[start : start + size])
+        start += size
+    return found
 
 
 def pack_json(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.gpus import Gpu, parse_gpu
+from skyrl_magic.core.protocol import SHELL
 
 DEFAULT_GPU = Gpu("L4", 1)
 DEFAULT_TIMEOUT_S = 3600
@@ -108,3 +109,9 @@ class RunRequest:
     err: str | None = None
     raise_error: bool = True
     errexit: bool = False
+    kind: str = SHELL
+    """``shell`` or ``python``."""
+    uv: str = ""
+    """Python in the project's environment: options of ``uv run``."""
+    allow_stdin: bool = False
+    """The front end can answer ``input()``."""

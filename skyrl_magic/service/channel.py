@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, SessionUnreachable
+from skyrl_magic.core.outputs import checked as checked_message
 from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
 from skyrl_magic.service.watch import Lost, Watch, payload_bytes
@@ -37,6 +38,7 @@ class Channel:
         connect: starts the exec of the agent's ``attach``. Raises SessionLost when the container has ended.
         on_status: hears each status that the session pushes (Ray's start), and where it stands after a reconnection.
         timing: how patient it is.
+        on_kernel_message: hears what the Python kernel sends outside of a run that is followed; in the reader's thread.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Channel:
         connect: Callable[[], ByteStream],
         on_status: Callable[[protocol.Status], None] = lambda _: None,
         timing: Timing | None = None,
+        on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None,
     ) -> None:
         self._connect = connect
+        self._on_kernel_message = on_kernel_message
         self._on_status = on_status
         self._timing = timing or Timing()
         self._client_id = secrets.token_hex(8)
@@ -293,6 +297,8 @@ class Channel:
             self._pong_at = time.monotonic()
         elif isinstance(message, protocol.Welcome):
             self._greeted(message)
+        elif isinstance(message, protocol.KernelMessage):
+            self._on_kernel_message(checked_message(message))
         elif isinstance(message, protocol.Status) and number == 0:
             self._on_status(message)
         elif number:

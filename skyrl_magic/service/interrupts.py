@@ -6,9 +6,10 @@ has begun, Stop is an event among the run's own, and nothing is cut short.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, final
 
@@ -36,6 +37,15 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """In the block Stop raises KeyboardInterrupt again: it ends what waits for the user."""
+        wake, self._wake = self._wake, None
+        try:
+            yield
+        finally:
+            self._wake = wake
 
     def divert(self, wake: Callable[[], object]) -> None:
         """From now on Stop raises nothing: it is counted, and ``wake`` is called, in a signal handler."""

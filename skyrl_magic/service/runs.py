@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.connection import ChannelBroken, Refused
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.python_cell import PythonCell, PythonEnd
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import STALE, CheckoutSync
 from skyrl_magic.service.watch import Lost, Pressed, Signalled, Watch, payload_bytes
@@ -31,6 +32,8 @@ _RESEND_S = 0.2
 #: How often a start is tried when another notebook changes the checkout at the same time.
 _TRIES = 5
 ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+#: A Python kernel has variables that its user wants to keep: only the user's second press ends it, never a timer.
+PYTHON_ESCALATION = (signal.SIGINT, signal.SIGKILL)
 _ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -54,6 +57,14 @@ class Sink(Protocol):
         """Show one line about the run."""
         ...
 
+    def message(self, message: protocol.KernelMessage) -> None:
+        """Show a message of a Python cell, in its place among the text."""
+        ...
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        """Ask the user what the cell asks. Raises KeyboardInterrupt when the user stops it."""
+        ...
+
 
 @dataclass
 class RunResult:
@@ -68,6 +79,8 @@ class RunResult:
     """The signal that the user's stop took, or empty."""
     pressed_late: bool = False
     """Stop was pressed when the run had ended already."""
+    python: PythonEnd | None = None
+    """How a Python cell ended; None for a shell cell."""
     reason: str = ""
     """Why the session ended the run; empty where the session did not."""
     journal_error: str = ""
@@ -100,12 +113,15 @@ class RunService:
             SessionLost: the container has ended, and nothing ran. CheckoutError, SessionError: it was not started.
             RunStopped: interrupted meanwhile; a run that began all the same is killed.
         """
-        watch = session.channel.add_watch(_watch_request(run_id, set(_captured(request))))
+        watch = session.channel.add_watch(_watch_request(run_id, request))
         start = protocol.StartRun(
             run_id=run_id,
             workdir=request.workdir,
             env=dict(request.env),
             errexit=request.errexit,
+            kind=request.kind,
+            uv=request.uv,
+            allow_stdin=request.allow_stdin,
             payload=request.cell.encode("utf-8", "surrogateescape"),
         )
         try:
@@ -133,8 +149,9 @@ class RunService:
         """
         captured = {stream: bytearray() for stream in _captured(request)}
         interrupts = interrupts or Interrupts()
+        python = PythonCell(session, watch.run_id, sink, interrupts) if request.kind == protocol.PYTHON else None
         try:
-            ended, stopped = self._follow(session, watch, sink, captured, interrupts)
+            ended, stopped = self._follow(session, watch, sink, _Takers(sink, captured, python), interrupts)
         finally:
             session.channel.unwatch(watch)
         return RunResult(
@@ -145,6 +162,7 @@ class RunService:
             captured,
             stopped,
             pressed_late=interrupts.take() > 0,
+            python=None if python is None else python.end,
             reason=ended.reason,
             journal_error=ended.journal_error,
         )
@@ -178,12 +196,13 @@ class RunService:
         return sync.generation
 
     def _follow(
-        self, session: Session, watch: Watch, sink: Sink, captured: dict[str, bytearray], interrupts: Interrupts
+        self, session: Session, watch: Watch, sink: Sink, takers: _Takers, interrupts: Interrupts
     ) -> tuple[protocol.RunEnded, str]:
         def send(attempt: int, number: signal.Signals) -> None:
             watch.events.put(Signalled(attempt, _signal(session, watch.run_id, number, self._signal_timeout_s)))
 
-        stop = _Stop(send, watch.run_id, sink.note, self._clock)
+        escalation = ESCALATION if takers.python is None else PYTHON_ESCALATION
+        stop = _Stop(send, watch.run_id, sink.note, self._clock, escalation)
         while True:
             for _ in range(interrupts.take()):
                 stop.press()
@@ -200,7 +219,7 @@ class RunService:
             if isinstance(event, Signalled):
                 stop.answered(event)
             elif isinstance(event, protocol.Message):
-                _take(event, sink, captured)
+                takers.take(event)
 
 
 class _Stop:
@@ -211,6 +230,7 @@ class _Stop:
         run_id: the run.
         note: shows one line.
         clock: monotonic, in seconds.
+        escalation: the signals; a shell cell's follow one another by time too.
     """
 
     def __init__(
@@ -219,8 +239,10 @@ class _Stop:
         run_id: str,
         note: Callable[[str], object],
         clock: Callable[[], float],
+        escalation: Sequence[signal.Signals],
     ) -> None:
         self._send, self._run_id, self._note, self._clock = send, run_id, note, clock
+        self._escalation = escalation
         self._step = -1  # in ESCALATION
         self._attempt = 0
         self._delivered = False
@@ -229,7 +251,7 @@ class _Stop:
     @property
     def last(self) -> str:
         """The name of the last signal that was sent, or empty."""
-        return ESCALATION[self._step].name if self._step >= 0 else ""
+        return self._escalation[self._step].name if self._step >= 0 else ""
 
     @property
     def due_s(self) -> float | None:
@@ -242,7 +264,7 @@ class _Stop:
         Raises:
             RunStopped: there is none left.
         """
-        if self._step == len(ESCALATION) - 1:
+        if self._step == len(self._escalation) - 1:
             what = "does not end even by SIGKILL" if self._delivered else "no signal reaches"
             raise RunStopped(f"left run {self._run_id}, which {what}: %skyrl_stop ends its session")
         self._send_step(self._step + 1)
@@ -265,13 +287,13 @@ class _Stop:
         self._delivered = answer.delivered
         if not self._delivered:
             self._next_at = self._clock() + _RESEND_S
-        elif self._step < len(ESCALATION) - 1:
+        elif self._step < len(self._escalation) - 1 and self._escalation is not PYTHON_ESCALATION:
             self._next_at = self._clock() + GRACE_S
 
     def _send_step(self, step: int) -> None:
         self._step, self._delivered, self._next_at = step, False, None
         self._attempt += 1
-        arguments = (self._attempt, ESCALATION[step])
+        arguments = (self._attempt, self._escalation[step])
         threading.Thread(target=self._send, args=arguments, name="skyrl-signal", daemon=True).start()
 
 
@@ -296,11 +318,22 @@ def _kill(session: Session, run_id: str) -> None:
         session.channel.patiently(kill)
 
 
-def _take(event: protocol.Message, sink: Sink, captured: dict[str, bytearray]) -> None:
-    if isinstance(event, protocol.Output) and event.stream in captured:
-        captured[event.stream] += payload_bytes(event)
-    elif isinstance(event, (protocol.Output, protocol.Gap)):
-        sink.feed(event)
+@dataclass
+class _Takers:
+    """Where the pieces of a run's output go."""
+
+    sink: Sink
+    captured: dict[str, bytearray]
+    python: PythonCell | None
+
+    def take(self, event: protocol.Message) -> None:
+        if isinstance(event, protocol.Output) and event.stream in self.captured:
+            self.captured[event.stream] += payload_bytes(event)
+        elif isinstance(event, protocol.Output) and event.stream == protocol.OUTPUTS:
+            if self.python is not None:
+                self.python.feed(event)
+        elif isinstance(event, (protocol.Output, protocol.Gap)):
+            self.sink.feed(event)
 
 
 def _soonest(*times_s: float | None) -> float | None:
@@ -316,6 +349,8 @@ def _captured(request: RunRequest) -> list[str]:
     return [stream for stream, name in ((protocol.STDOUT, request.out), (protocol.STDERR, request.err)) if name]
 
 
-def _watch_request(run_id: str, captured: set[str]) -> protocol.WatchRun:
-    policy = {stream: protocol.ALL if stream in captured else protocol.SHOW for stream in protocol.STREAMS}
-    return protocol.WatchRun(run_id=run_id, stdout=policy[protocol.STDOUT], stderr=policy[protocol.STDERR])
+def _watch_request(run_id: str, request: RunRequest) -> protocol.WatchRun:
+    captured = _captured(request)
+    out, err = (protocol.ALL if stream in captured else protocol.SHOW for stream in protocol.STREAMS)
+    outputs = protocol.SHOW if request.kind == protocol.PYTHON else protocol.NONE
+    return protocol.WatchRun(run_id=run_id, stdout=out, stderr=err, outputs=outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from skyrl_magic.core import contract, protocol
@@ -57,15 +58,20 @@ class Session:
         self.sync = sync
         self._ray = threading.Condition()
         self.status = protocol.Status()
-        self.channel = Channel(self._attach, self._hear, timing)
+        self.on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None
+        """Hears what the Python kernel sends outside of a run that is followed; in the channel's thread."""
+        self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel)
 
     def _attach(self) -> ByteStream:
-        return self.sandbox.exec(["python3", "-I", contract.AGENT_PATH, "attach", "--state-dir", contract.STATE_DIR])
+        return self.sandbox.exec([*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR])
 
     def _hear(self, status: protocol.Status) -> None:
         with self._ray:
             self.status = status
             self._ray.notify_all()
+
+    def _hear_kernel(self, message: protocol.KernelMessage) -> None:
+        self.on_kernel_message(message)
 
     def open(self) -> None:
         """Open the channel.

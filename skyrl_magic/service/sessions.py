@@ -275,7 +275,7 @@ class SessionService:
             name=name,
             spec=spec,
             tags=tags,
-            command=["python3", "-I", contract.AGENT_PATH, "supervise", "--config", config],
+            command=[*contract.AGENT_COMMAND, "supervise", "--config", config],
             agent=self._build_agent(),
             upload=upload,
         )

@@ -39,7 +39,11 @@ class Watch:
         self.run_id = request.run_id
         self.events: queue.SimpleQueue[WatchEvent] = queue.SimpleQueue()
         self._request = request
-        self._offsets = {protocol.STDOUT: request.stdout_offset, protocol.STDERR: request.stderr_offset}
+        self._offsets = {
+            protocol.STDOUT: request.stdout_offset,
+            protocol.STDERR: request.stderr_offset,
+            protocol.OUTPUTS: request.outputs_offset,
+        }
         self._shown_bytes = request.shown_bytes
         self.ended = False
 
@@ -49,7 +53,7 @@ class Watch:
             raise KeyError(message.stream)
         if isinstance(message, protocol.Output):
             self._offsets[message.stream] = message.offset + message.raw_bytes
-            self._shown_bytes += message.raw_bytes
+            self._shown_bytes += message.raw_bytes * (message.stream != protocol.OUTPUTS)
         elif isinstance(message, protocol.Gap):
             self._offsets[message.stream] = message.end
         elif isinstance(message, protocol.RunEnded):
@@ -65,6 +69,8 @@ class Watch:
             stdout=self._request.stdout,
             stderr=self._request.stderr,
             shown_bytes=self._shown_bytes,
+            outputs=self._request.outputs,
+            outputs_offset=self._offsets[protocol.OUTPUTS],
         )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import (
+    CellError,
+    KernelDied,
+    NotFound,
     OptionError,
     RunFailed,
     RunStopped,
@@ -17,6 +22,7 @@ from skyrl_magic.core.errors import (
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
+from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.checkout import (
     LARGE_BYTES,
@@ -27,13 +33,17 @@ from skyrl_magic.service.checkout import (
 )
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.kernel import ask_kernel, restart_kernel
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
-from skyrl_magic.ui.display import PhaseLine, RunDisplay, note
+from skyrl_magic.ui.cell_outputs import CellOutputs
+from skyrl_magic.ui.display import PhaseLine, RunDisplay, in_kernel, note
+from skyrl_magic.ui.front_end import ask, can_ask, write_payload
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, request_for
+from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.tables import Table, duration_text, size_text
 
 #: A session that turns out to have ended is started again once before a cell gives up.
@@ -55,6 +65,7 @@ class Cells:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._outputs = RemoteOutputs()
         self.notebook = Notebook()
 
     def close(self) -> None:
@@ -106,15 +117,19 @@ class Cells:
             err=given.err,
             raise_error=given.raise_error is not False,
             errexit=bool(given.errexit),
+            kind=PYTHON if given.python else SHELL,
+            uv=given.uv or "",
+            allow_stdin=can_ask(),
         )
         run_id = new_run_id()
-        sink = CellSink(run_id)
+        sink = CellSink(run_id, self._outputs)
         runs = self._services.runs
         with Interrupts() as interrupts:
             try:
                 for attempt in range(_START_TRIES):
                     try:
                         session, _ = self._session(given, config, folder)
+                        sink.session = session
                         watch = runs.start(session, request, run_id, sink, interrupts)
                         self.notebook.runs[run_id] = session
                         break
@@ -129,6 +144,28 @@ class Cells:
                 sink.close(None)
                 raise
             return _outcome(request, result, sink)
+
+    def restart(self, given: Given, config: Given, folder: Path) -> None:
+        """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
+        request, _ = self._request(given, config, folder)
+        session = self._services.sessions.join(request)
+        if session is None:
+            raise NotFound("there is no session to restart the kernel of: a %%skyrl_python cell starts one")
+        restart_kernel(session, given.uv or "")
+        self._outputs.forget_comms(session)
+        note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
+
+    def ask_kernel(
+        self, given: Given, config: Given, folder: Path, question: tuple[str, Mapping[str, Any], float]
+    ) -> dict[str, Any] | None:
+        """Ask the Python kernel of an open session; ``question`` is type, content and how long to wait, in seconds.
+
+        None where there is no answer. No session is started or looked for, as somebody has pressed a key.
+        """
+        request, _ = self._request(given, config, folder)
+        name = request.name or self._services.sessions.default_name(request.spec)
+        session = self._services.sessions.get(request.spec.backend, request.spec.app, name)
+        return None if session is None else ask_kernel(session, *question)
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
         """The owner's running sessions."""
@@ -226,6 +263,7 @@ class Cells:
         said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
         if said_idle is not None and not created:
             session.set_idle_timeout(float(request.idle_timeout_s))
+        session.on_kernel_message = lambda message: self._outputs.hear(session, message)
         checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
         self.notebook.config = config
         self.notebook.current = SessionRequest(
@@ -262,8 +300,16 @@ class Cells:
 class CellSink:
     """``service.runs.Sink`` on a cell's display."""
 
-    def __init__(self, run_id: str) -> None:
-        self._display = RunDisplay(run_id)
+    def __init__(self, run_id: str, outputs: RemoteOutputs) -> None:
+        self._outputs = outputs
+        self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
+        self._display = RunDisplay(run_id, publish=self._publish)
+        self.session: Session | None = None
+        """Where the run is, once that is known."""
+
+    def _publish(self, message: protocol.KernelMessage) -> None:
+        if self.session is not None and self._place is not None:
+            self._outputs.publish(self.session, self._place, message)
 
     @property
     def flush_due_s(self) -> float | None:
@@ -282,6 +328,15 @@ class CellSink:
     def note(self, text: str) -> None:
         """Show one line."""
         note(text)
+
+    def message(self, message: protocol.KernelMessage) -> None:
+        """Show a Python cell's message."""
+        self._display.message(message)
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        """Ask the user, after all that was printed."""
+        self._display.flush()
+        return ask(prompt, password=password)
 
     def close(self, final: str | None) -> None:
         """Show all that waits, and the last line."""
@@ -333,9 +388,11 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         sink.note(f"{result.commit_error}; the next run's end commits again")
     if result.journal_error:
         sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
+    if result.python is not None:
+        write_payload(result.python.payload)
     error: SkyRLMagicError | None = None
     took = duration_text(result.duration_s)
-    if result.stopped:
+    if result.stopped and result.python is None:
         error = RunStopped(
             f"run {result.run_id} was stopped by {result.stopped} after {took}; "
             f"%skyrl_logs {result.run_id} shows its output"
@@ -344,6 +401,8 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         error = RunStopped(
             f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
         )
+    elif result.python is not None and (result.python.died or result.python.error):
+        error = _python_error(result)
     elif result.reason:
         error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
     elif result.exit_code:
@@ -366,6 +425,19 @@ def _lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
         return error
     text = f"run {run_id} ended with its session: {error}; "
     return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
+
+
+def _python_error(result: RunResult) -> SkyRLMagicError:
+    end = result.python
+    if end is not None and end.error is not None:
+        content = end.error.content
+        lines = [str(line) for line in content.get("traceback") or ()]
+        return CellError.named(str(content.get("ename", "")), str(content.get("evalue", "")), lines, result.run_id)
+    cause = "Stop ended it" if result.stopped == signal.SIGKILL.name else end.died if end is not None else ""
+    return KernelDied(
+        f"the Python kernel ended in run {result.run_id}: {cause}; its variables are gone, the session goes on "
+        "and the next Python cell starts a new kernel"
+    )
 
 
 def _exit_text(code: int) -> str:

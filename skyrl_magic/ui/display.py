@@ -20,11 +20,13 @@ from IPython.core.getipython import get_ipython
 from skyrl_magic.core.ansi import Tokenizer, harmless
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_plan import DisplayPlan
-from skyrl_magic.core.display_queue import Action, ShowText, StreamText
+from skyrl_magic.core.display_queue import Action, ShowMessage, ShowText, StreamText, UpdateText
 from skyrl_magic.core.display_tail import left_out_line
-from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, Output
+from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, KernelMessage, Output
+from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
 
 Clock = Callable[[], float]
+Publish = Callable[[KernelMessage], None]
 
 _FULL_SCREEN = (
     "this program draws a whole screen, and a cell is no terminal: its text comes line by line and it gets no keys; "
@@ -38,10 +40,11 @@ class RunDisplay:
     Args:
         run_id: the run, for the line that says how to read what was left out.
         clock: monotonic time in seconds.
+        publish: shows a message of a Python cell; by default under the cell that runs.
     """
 
-    def __init__(self, run_id: str, *, clock: Clock = time.monotonic) -> None:
-        self._view = _KernelView(run_id, clock) if in_kernel() else _TerminalView(run_id)
+    def __init__(self, run_id: str, *, clock: Clock = time.monotonic, publish: Publish | None = None) -> None:
+        self._view = _KernelView(run_id, clock, publish) if in_kernel() else _TerminalView(run_id)
         self._told_full_screen = False
 
     def feed(self, event: Output | Gap) -> None:
@@ -60,6 +63,15 @@ class RunDisplay:
     def tick(self) -> None:
         """Show what is due."""
         self._view.tick()
+
+    def message(self, message: KernelMessage) -> None:
+        """Take a message of a Python cell, and show what is due."""
+        self._view.message(message)
+        self._view.tick()
+
+    def flush(self) -> None:
+        """Show everything that waits; more may come."""
+        self._view.close()
 
     def close(self, final: str | None = None) -> None:
         """Show everything that waits, then ``final``, the line about how the run ended."""
@@ -128,8 +140,9 @@ def in_kernel() -> bool:
 
 
 class _KernelView:
-    def __init__(self, run_id: str, clock: Clock) -> None:
+    def __init__(self, run_id: str, clock: Clock, publish: Publish | None) -> None:
         self._clock = clock
+        self._publish = publish or CellOutputs().publish
         # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
         self._plan = DisplayPlan(run_id, _display_id())
         self.intake = self._plan.intake
@@ -141,6 +154,9 @@ class _KernelView:
     def feed(self, event: Output | Gap) -> None:
         self._plan.feed(event, self._clock())
 
+    def message(self, message: KernelMessage) -> None:
+        self._plan.show(message, self._clock())
+
     def due_in_s(self) -> float | None:
         now_s = self._clock()
         due_s = self._plan.due_s(now_s)
@@ -148,11 +164,19 @@ class _KernelView:
 
     def tick(self) -> None:
         for action in self._plan.messages(self._clock()):
-            _perform(action)
+            self._perform(action)
 
     def close(self) -> None:
         for action in self._plan.finish(self._clock()):
-            _perform(action)
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        if isinstance(action, ShowMessage):
+            self._publish(action.message)
+        elif isinstance(action, StreamText):
+            _write(action.stream, action.text)
+        else:
+            _show_text(action)
 
 
 class _TerminalView:
@@ -174,6 +198,9 @@ class _TerminalView:
             tokens.reset()
             _write(event.stream, f"\n{left_out_line(self._run_id, missing_bytes)}\n")
         _write(event.stream, "".join(map(harmless, tokens.feed(data))))
+
+    def message(self, message: KernelMessage) -> None:
+        _write("stdout", plain_text(message))
 
     def due_in_s(self) -> float | None:
         return None
@@ -209,10 +236,7 @@ class _TerminalLine:
         _write("stdout", "\n" if sys.stdout.isatty() else f"{text}\n")
 
 
-def _perform(action: Action) -> None:
-    if isinstance(action, StreamText):
-        _write(action.stream, action.text)
-        return
+def _show_text(action: ShowText | UpdateText) -> None:
     data = {"text/plain": action.text}
     if action.stream == STDERR and action.text:
         # JupyterLab and VS Code prefer this type and show it as they show stderr. (An erased bar would be a red line.)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.imports import import_whole
-from skyrl_magic.core.options import HELP, LIVE, SESSION, Given, help_text, parse_line
+from skyrl_magic.core.options import HELP, KERNEL, LIVE, SESSION, Given, Line, help_text, parse_line
 from skyrl_magic.service.command import check_command
 from skyrl_magic.ui.config import Settings
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from skyrl_magic.ui.notebook import Services
 
 _MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
+_RESTART_HELP = "Restart the session's Python kernel: its variables go; the container, its files and Ray stay."
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
 
 
@@ -73,6 +74,16 @@ class SkyRLMagic(Settings):
         if self._cells is not None:
             self._cells.notebook.current = None
 
+    def ask_kernel(
+        self, options: str, msg_type: str, content: Mapping[str, Any], timeout_s: float
+    ) -> dict[str, Any] | None:
+        """Ask the Python kernel that a cell's ``options`` mean; None without an answer. Raises SkyRLMagicError."""
+        if self._cells is None:
+            return None
+        return self._cells.ask_kernel(
+            parse_line(options).given, self.given(), _folder(), (msg_type, content, timeout_s)
+        )
+
     def start_from_picker(self, line: str) -> str:
         """Start the session of the picker's options line and return the line that says so.
 
@@ -87,7 +98,15 @@ class SkyRLMagic(Settings):
     @line_cell_magic
     def skyrl_modal(self, line: str, cell: str | None = None) -> None:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
-        parsed = parse_line(line)
+        self._run(parse_line(line), cell)
+
+    @no_var_expand
+    @line_cell_magic
+    def skyrl_python(self, line: str, cell: str | None = None) -> None:
+        """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
+        self._run(parse_line(f"--python {line}"), cell)
+
+    def _run(self, parsed: Line, cell: str | None) -> None:
         given = parsed.given
         if given.help:
             _say(help_text("%%skyrl_modal", _MODAL_HELP))
@@ -97,6 +116,10 @@ class SkyRLMagic(Settings):
             raise OptionError(f"{word!r} is no option: the command of a %%skyrl_modal cell goes below its first line")
         if given.out is not None and given.out == given.err:
             raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
+        if given.python and given.errexit:
+            raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
+        if given.uv is not None and not given.python:
+            raise OptionError("--uv is for Python cells: add --python")
         command = parsed.rest if cell is None else cell
         check_command(command)
         if given.dry_run:
@@ -118,6 +141,19 @@ class SkyRLMagic(Settings):
         if parsed.rest:
             raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start; -h lists them")
         self.cells.start(parsed.given, self.given(), _folder())
+
+    @no_var_expand
+    @line_magic
+    def skyrl_restart(self, line: str) -> None:
+        """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
+        scopes = (SESSION, LIVE, KERNEL, HELP)
+        parsed = parse_line(line, scopes=scopes)
+        if parsed.given.help:
+            _say(help_text("%skyrl_restart", _RESTART_HELP, scopes=scopes))
+            return
+        if parsed.rest:
+            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_restart")
+        self.cells.restart(parsed.given, self.given(), _folder())
 
     @line_magic
     def skyrl_sessions(self, line: str) -> Any:

@@ -75,6 +75,10 @@ class Kernel:
         """A text on stdout, and what to do once when it has been shown."""
         self.on_note: tuple[str, Callable[[], object]] | None = None
         """The same for a display."""
+        self.answers: list[str] = []
+        """What the user will answer to ``input()``, in order."""
+        self.asked: list[dict[str, Any]] = []
+        """The contents of the questions that came."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
         self.manager.start_kernel(cwd=str(folder), env=os.environ | env, preexec_fn=preexec_fn)
         self.client: BlockingKernelClient = self.manager.client()
@@ -100,7 +104,12 @@ class Kernel:
                 self.on_note = None
                 do()
 
-        reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, output_hook=hear, store_history=True)
+        def answer(message: dict[str, Any]) -> None:
+            self.asked.append(message["content"])
+            self.client.input(self.answers.pop(0))
+
+        hooks: dict[str, Any] = {"output_hook": hear, "stdin_hook": answer}
+        reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, store_history=True, **hooks)
         cell.status = reply["content"]["status"]
         return cell
 

@@ -64,7 +64,6 @@ def test_a_signal_is_named(kernel: Kernel) -> None:
         ("%%skyrl_modal\n\n", "nothing to run"),
         ("%%skyrl_modal --env HF_TOKEN=x\nls", "--secret NAME"),
         ("%skyrl_modal --repo /nowhere ls", "there is no such folder"),
-        ("%skyrl_modal --python x", "unknown option --python"),
         ("%skyrl_stop nosuch", "there is no session nosuch"),
         ("%skyrl_logs nosuch", "no run nosuch"),
         ("%skyrl_sessions --all", "takes no options"),

@@ -47,7 +47,10 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     lines = ["import sys", f"sys.path.insert(0, {str(agent)!r})"]
     with zipfile.ZipFile(agent) as archive:
         names = [name for name in archive.namelist() if name.startswith("skyrl_magic/agent/")]
-    lines += [f"import {name[:-3].replace('/', '.')}" for name in names]
+    # Those run in the Python kernel's interpreter, where Jupyter's packages are.
+    jupyter = {f"skyrl_magic/agent/{name}.py" for name in ("jupyter", "kernel_main", "relay")}
+    assert jupyter <= set(names)
+    lines += [f"import {name[:-3].replace('/', '.')}" for name in names if name not in jupyter]
     code = "\n".join(lines)
     subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, timeout=60)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from skyrl_magic.core.display_queue import Action, ShowText, StreamText
+from skyrl_magic.core.display_queue import Action, ShowText, StreamText, UpdateText
 
 _TOKENS = re.compile(
     r"\x1b\[(?P<params>[0-9;]*)(?P<final>[A-Za-z])|(?P<dropped>\x1b\][^\x07\n]*\x07|\x1b\[\?[0-9;]*[hl]|[\x00\x07])"
@@ -100,7 +100,7 @@ class Cell:
             elif isinstance(action, ShowText):
                 assert all(output.kind != action.display_id for output in self.outputs)
                 self.outputs.append(Output(action.display_id, action.text, action.stream))
-            else:
+            elif isinstance(action, UpdateText):
                 (shown,) = [output for output in self.outputs if output.kind == action.display_id]
                 shown.text = action.text
 

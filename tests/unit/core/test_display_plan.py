@@ -21,7 +21,7 @@ from skyrl_magic.core.display_budget import (
 )
 from skyrl_magic.core.display_plan import LIVE_ROWS, DisplayPlan
 from skyrl_magic.core.display_tail import left_out_line
-from skyrl_magic.core.protocol import STDERR, STDOUT, Gap, Output, ProtocolError
+from skyrl_magic.core.protocol import OUTPUTS, STDERR, STDOUT, Gap, Output, ProtocolError
 from tests.unit.core.terminal_model import Cell, Terminal, without_colors
 
 
@@ -338,7 +338,7 @@ def test_a_gap_is_named_once_with_its_size() -> None:
         (STDOUT, "begin\ncut off he\n"),
         ("live", "… 48.3 MB left out here; %skyrl_logs k3f9 --save FILE writes all of it\nend"),
     ]
-    assert run.plan.intake.offsets == {STDOUT: 48_300_020, STDERR: 0}
+    assert run.plan.intake.offsets == {STDOUT: 48_300_020, STDERR: 0, OUTPUTS: 0}
     assert run.plan.intake.shown_bytes == 20
 
 

@@ -30,6 +30,7 @@ class Recorder:
     def __init__(self, on_event: Callable[[protocol.Message], object] = lambda _: None) -> None:
         self.events: list[protocol.Message] = []
         self.notes: list[str] = []
+        self.messages: list[protocol.KernelMessage] = []
         self.phases: list[str] = []
         self.on_event = on_event
 
@@ -42,6 +43,12 @@ class Recorder:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def message(self, message: protocol.KernelMessage) -> None:
+        self.messages.append(message)
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        raise AssertionError(f"nobody expects {prompt!r} ({password=})")
 
     def begin(self, phase: str) -> None:
         self.phases.append(phase)

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from skyrl_magic.core.protocol import STDERR, STDOUT, Gap, Output, ProtocolError
+from skyrl_magic.core.protocol import OUTPUTS, STDERR, STDOUT, Gap, Output, ProtocolError
 from skyrl_magic.ui.display import PhaseLine, RunDisplay, in_kernel, note
 
 
@@ -41,7 +41,7 @@ def test_streams_are_written_at_once(capsys: pytest.CaptureFixture[str]) -> None
     feed(display, "err\n", STDERR)
     assert capsys.readouterr() == ("out\n", "err\n")
     assert display.flush_due_s is None
-    assert display.offsets == {STDOUT: 4, STDERR: 4}
+    assert display.offsets == {STDOUT: 4, STDERR: 4, OUTPUTS: 0}
     assert display.shown_bytes == 8
 
 

@@ -1,0 +1,214 @@
+"""The supervisor's side of the session's Python kernel: one relay at a time, started when a cell needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import selectors
+import signal
+import socket
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Protocol, Tuple
+
+from skyrl_magic.agent import kernel_start, procs
+from skyrl_magic.agent.wire import Channel
+from skyrl_magic.core import protocol
+
+#: No kernel, one that is starting, one that runs.
+OFF, STARTING, READY = "off", "starting", "ready"
+#: Where the relay's sockets and logs lie, below the agent's state; short, as a socket's path has at most 107 bytes.
+FOLDER = "py"
+
+
+class Asker(Protocol):
+    """A client of the supervisor."""
+
+    number: int
+
+    def push(self, message: protocol.Message) -> None:
+        """Send it a frame."""
+
+
+class RunEvents(Protocol):
+    """Who hears of the runs that a kernel executes."""
+
+    def started(self, run_id: str) -> None:
+        """The kernel has the cell."""
+
+    def ended(self, run_id: str, detail: str) -> None:
+        """The run is over; ``detail`` says why where its relay could not."""
+
+
+class KernelHost:
+    """The session's Python kernel.
+
+    Args:
+        selector: of the supervisor.
+        state_dir: of the agent.
+        checkout: the checkout's root.
+        workdir: where the kernel starts, known after the boot.
+        clients: everybody who is attached.
+    """
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        state_dir: Path,
+        checkout: Path,
+        workdir: Callable[[], Path],
+        clients: Callable[[], List[Asker]],
+    ) -> None:
+        self._selector = selector
+        self._folder = state_dir / FOLDER
+        self._checkout = checkout
+        self._workdir = workdir
+        self._clients = clients
+        self.events: Optional[RunEvents] = None
+        self.state = OFF
+        self.uv = ""
+        self._pid = 0
+        self._control: Optional[socket.socket] = None
+        self._channel: Optional[Channel] = None
+        self._runs: List[str] = []
+        self._detail = ""
+        self._requests = itertools.count(1)
+        self._askers: Dict[int, Tuple[Asker, int]] = {}
+        self._generation = 0
+        self._when_ready: List[Tuple[Asker, int]] = []
+
+    def conflict(self, uv: str) -> str:
+        """A line where the kernel that runs is another one than a cell with ``uv`` asks for."""
+        if self.state == OFF or uv == self.uv:
+            return ""
+        there = f"--uv {self.uv!r}" if self.uv else "the cluster's Python"
+        return f"the Python kernel runs in {there}: leave --uv out, or %skyrl_restart with it (its variables go)"
+
+    def execute(self, request: protocol.ExecuteRun, uv: str) -> None:
+        """Execute a run's cell; a kernel is started where there is none."""
+        self._runs.append(request.run_id)
+        self._ensure(uv)
+        self._send(request)
+
+    def send_signal(self, run_id: str, number: int) -> None:
+        """SIGINT interrupts the run's cell; every other signal ends the kernel."""
+        self._send(protocol.SignalRun(0, run_id, number))
+
+    def ask(self, client: Asker, request: protocol.KernelRequest) -> None:
+        """Hand a client's request to the kernel."""
+        if self.state == OFF:
+            client.push(protocol.Failed(request.request, "no_kernel", "the session has no Python kernel yet"))
+            return
+        number = next(self._requests)
+        self._askers[number] = (client, request.request)
+        self._send(dataclasses.replace(request, request=number))
+
+    def forward(self, client: Asker, message: protocol.Message) -> None:
+        """Hand a comm's message, or the answer to ``input()``, to the kernel; without one it is dropped."""
+        if isinstance(message, protocol.KernelMessage):
+            message = dataclasses.replace(message, client=client.number)
+        self._send(message)
+
+    def start(self, client: Asker, request: int, uv: str) -> None:
+        """Start a kernel where there is none, and answer when it is up."""
+        self._ensure(uv)
+        if self.state == READY:
+            client.push(protocol.Done(request))
+        else:
+            self._when_ready.append((client, request))
+
+    def restart(self, client: Asker, request: protocol.RestartKernel) -> None:
+        """End the kernel, with what it executes, and start another one."""
+        self.close("the Python kernel was restarted")
+        self.start(client, request.request, request.uv)
+
+    def close(self, detail: str) -> None:
+        """End the kernel; its runs end with ``detail``."""
+        self._detail = detail
+        if self._pid:
+            procs.signal_tree(self._pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._gone()
+
+    def reaped(self, pid: int) -> bool:
+        """Whether process ``pid`` was the relay. What it had sent is still taken, and then its socket is at its end."""
+        if not pid or pid != self._pid:
+            return False
+        self._pid = 0
+        return True
+
+    def _ensure(self, uv: str) -> None:
+        if self.state != OFF:
+            return
+        python = kernel_start.interpreter()
+        self.uv, self.state, self._detail = uv, STARTING, ""
+        self._generation += 1
+        folder = self._folder / str(self._generation)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        workdir = self._workdir()
+        paths = kernel_start.package_paths(self._checkout, workdir)
+        arguments = kernel_start.to_arguments(theirs.fileno(), folder, paths)
+        command = kernel_start.relay_command(python or "python3", uv, arguments)
+        try:
+            self._pid = kernel_start.fork_relay(command, workdir, theirs, folder / "relay.log")
+        finally:
+            theirs.close()
+        self._control = ours
+        self._channel = Channel(self._selector, ours.fileno(), ours.fileno(), self._take, lambda _: self._gone())
+
+    def _send(self, message: protocol.Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def _take(self, message: protocol.Message) -> None:
+        if isinstance(message, (protocol.ExecuteStarted, protocol.ExecuteEnded)):
+            self._heard_of_run(message)
+        elif isinstance(message, protocol.KernelReply):
+            client, number = self._askers.pop(message.request, (None, 0))
+            if client is not None:
+                client.push(dataclasses.replace(message, request=number))
+        elif isinstance(message, protocol.KernelMessage):
+            for client in self._clients():
+                if message.client in (0, client.number):
+                    client.push(message)
+        elif isinstance(message, protocol.RelayReady):
+            self.state = READY
+            for client, number in self._when_ready:
+                client.push(protocol.Done(number))
+            self._when_ready.clear()
+        elif isinstance(message, protocol.RelayFailed):
+            self._detail = message.detail
+
+    def _heard_of_run(self, message: protocol.Message) -> None:
+        if isinstance(message, protocol.ExecuteStarted) and self.events is not None:
+            self.events.started(message.run_id)
+        elif isinstance(message, protocol.ExecuteEnded):
+            self._ended(message.run_id, "")
+
+    def _ended(self, run_id: str, detail: str) -> None:
+        if run_id in self._runs:
+            self._runs.remove(run_id)
+            if self.events is not None:
+                self.events.ended(run_id, detail)
+
+    def _gone(self) -> None:
+        """The relay has left: nobody else will tell what it had to do."""
+        channel, self._channel = self._channel, None
+        control, self._control = self._control, None
+        if control is None:
+            return
+        if channel is not None:
+            channel.close()
+        control.close()
+        self.state = OFF
+        detail = self._detail or "the Python kernel's relay ended"
+        for run_id in list(self._runs):
+            self._ended(run_id, detail)
+        waiting = [*self._when_ready, *self._askers.values()]
+        self._when_ready.clear()
+        self._askers.clear()
+        for client, number in waiting:
+            client.push(protocol.Failed(number, "kernel_gone", detail))

@@ -1,0 +1,43 @@
+"""What a Python run shows besides text: its ``outputs`` stream, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from skyrl_magic.core.display_intake import Intake
+from skyrl_magic.core.protocol import FrameDecoder, KernelMessage, Output, ProtocolError
+
+#: Records of the relay's own, beside Jupyter's message types.
+KERNEL_DIED = "kernel_died"
+EXECUTE_REPLY = "execute_reply"
+INPUT_REQUEST = "input_request"
+ERROR = "error"
+
+
+class OutputsDecoder:
+    """Turns the frames of one run's ``outputs``, in any chunking, into its messages; each comes once."""
+
+    def __init__(self) -> None:
+        self._intake = Intake()
+        self._decoder = FrameDecoder()
+
+    def feed(self, event: Output) -> Iterator[KernelMessage]:
+        """Yield the messages that are complete now. Raises :class:`ProtocolError` for damaged ones."""
+        missing_bytes, data = self._intake.take(event)
+        if missing_bytes:
+            raise ProtocolError(f"{missing_bytes} bytes of a run's outputs are missing")
+        for message in self._decoder.feed(data):
+            if isinstance(message, KernelMessage):
+                yield checked(message)
+
+
+def checked(message: KernelMessage) -> KernelMessage:
+    """``message``, where its fields are what they should be: what a container sends is untrusted.
+
+    Raises:
+        ProtocolError: they are not.
+    """
+    fields = isinstance(message.content, dict) and isinstance(message.metadata, dict)
+    if not fields or not isinstance(message.msg_type, str) or not isinstance(message.run_id, str):
+        raise ProtocolError("a message of the kernel has fields of a wrong type")
+    return message

@@ -1,0 +1,93 @@
+"""A Python cell's run as it is followed: its messages, its questions, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.outputs import ERROR, EXECUTE_REPLY, INPUT_REQUEST, KERNEL_DIED, OutputsDecoder
+from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.session import Session
+
+
+class CellView(Protocol):
+    """Where a Python cell's messages go."""
+
+    def message(self, message: protocol.KernelMessage) -> None:
+        """Show one."""
+        ...
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        """Ask the user. Raises KeyboardInterrupt."""
+        ...
+
+
+@dataclass
+class PythonEnd:
+    """How a Python cell ended."""
+
+    error: protocol.KernelMessage | None = None
+    """Jupyter's ``error`` message, where the cell raised."""
+    died: str = ""
+    """Why the kernel ended under the cell; empty where it lives."""
+    payload: list[Mapping[str, Any]] = field(default_factory=list)
+    """What the kernel asks of the front end (a page of help, the next cell's text), as in Jupyter's reply."""
+
+
+class PythonCell:
+    """Takes a run's ``outputs``.
+
+    Args:
+        session: where it runs.
+        run_id: the run.
+        view: shows the messages.
+        interrupts: of the cell.
+    """
+
+    def __init__(self, session: Session, run_id: str, view: CellView, interrupts: Interrupts) -> None:
+        self._session, self._run_id, self._view, self._interrupts = session, run_id, view, interrupts
+        self._decoder = OutputsDecoder()
+        self.end = PythonEnd()
+
+    def feed(self, event: protocol.Output) -> None:
+        """Take a frame. Raises ProtocolError for a damaged one."""
+        for message in self._decoder.feed(event):
+            self._take(message)
+
+    def _take(self, message: protocol.KernelMessage) -> None:
+        kind = message.msg_type
+        if kind == KERNEL_DIED:
+            self.end.died = str(message.content.get("cause", ""))
+        elif kind == EXECUTE_REPLY:
+            self._replied(message.content)
+        elif kind == INPUT_REQUEST:
+            self._ask(message.content)
+        else:
+            self._show_held()  # an error that was not the cell's end
+            if kind == ERROR:
+                self.end.error = message
+            else:
+                self._view.message(message)
+
+    def _replied(self, content: Mapping[str, Any]) -> None:
+        if content.get("status") == "ok":
+            self._show_held()
+        payload = content.get("payload")
+        if isinstance(payload, list):
+            self.end.payload = [item for item in payload if isinstance(item, dict)]
+
+    def _show_held(self) -> None:
+        if self.end.error is not None:
+            self._view.message(self.end.error)
+            self.end.error = None
+
+    def _ask(self, content: Mapping[str, Any]) -> None:
+        try:
+            with self._interrupts.raising():
+                value = self._view.ask(str(content.get("prompt", "")), password=bool(content.get("password")))
+        except KeyboardInterrupt:
+            self._interrupts.press()
+            return
+        self._session.channel.patiently(lambda: self._session.channel.send(protocol.InputReply(self._run_id, value)))

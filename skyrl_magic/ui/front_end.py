@@ -1,0 +1,32 @@
+"""What a Python cell asks of the front end besides showing something: input, a page of help, the next cell's text."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+
+#: The payloads of a Jupyter reply that concern a notebook (``ask_exit`` would end this notebook's own kernel).
+_PAYLOADS = ("page", "set_next_input")
+
+
+def can_ask() -> bool:
+    """Whether the front end of this cell can answer ``input()``."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is None or bool(getattr(kernel, "_allow_stdin", False))
+
+
+def ask(prompt: str, *, password: bool) -> str:
+    """Ask the user. Raises KeyboardInterrupt."""
+    # In a kernel both are its own, which ask the front end.
+    return getpass.getpass(prompt) if password else input(prompt)
+
+
+def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:
+    """Hand a remote reply's payloads to the local one."""
+    shell: Any = get_ipython()
+    for item in payload:
+        if item.get("source") in _PAYLOADS:
+            shell.payload_manager.write_payload(dict(item))
