@@ -41,6 +41,7 @@ class JournalWriter:
 
     Args:
         folder: the run's folder.
+        streams: what it keeps apart.
         make_room: called on a full disk; whether it has made room, so that the write is worth another try.
     """
 

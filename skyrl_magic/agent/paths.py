@@ -12,8 +12,9 @@ SESSION_FILE = "session.json"
 CHECKOUT_FILE = "checkout.json"
 CHECKOUT_LOCK = "checkout.lock"
 RAY_LOG = "ray.log"
-#: In a run's folder: the script, and the socket that tells watchers that the journal grew.
+#: In a run's folder: the script, the end of a Python run, and the socket that tells watchers that the journal grew.
 CELL_FILE = "cell"
+STATUS_FILE = "status.json"
 NOTIFY_SOCKET = "notify.sock"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

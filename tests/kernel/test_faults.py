@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,14 @@ def processes_of(server: ServerAddress, word: str) -> list[psutil.Process]:
     found = {child for keeper in keepers for child in keeper.children(recursive=True)}
     # An exec's process is the server's own child, by nsenter.
     found |= set(psutil.Process(server.pid).children(recursive=True))
-    return [p for p in found if "/opt/skyrl_magic/agent.pyz" in p.cmdline() and word in p.cmdline()]
+    return [p for p in found if {"/opt/skyrl_magic/agent.pyz", word} <= _words(p) and "nsenter" not in _words(p)]
+
+
+def _words(process: psutil.Process) -> set[str]:
+    """Its command's words; none where it has just ended, as the cells' short sleeps do."""
+    with suppress(psutil.NoSuchProcess):
+        return {Path(word).name if word.endswith("nsenter") else word for word in process.cmdline()}
+    return set()
 
 
 def _keeps(words: list[str], server: ServerAddress) -> bool:
@@ -32,7 +39,7 @@ def _keeps(words: list[str], server: ServerAddress) -> bool:
 
 
 def kill(server: ServerAddress, word: str) -> None:
-    found = [p for p in processes_of(server, word) if p.name() != "nsenter"]
+    found = processes_of(server, word)
     assert found
     for process in found:
         process.kill()
