@@ -153,11 +153,7 @@ class RunTable:
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        spare = self._living_spare() if ready else None
-        if spare is not None:
-            (spare.folder / paths.CELL_FILE).write_bytes(request.payload)
-            spare.become(folder)
-        else:
+        if not (ready and self._prepared(request.payload, folder)):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / paths.CELL_FILE).write_bytes(request.payload)
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
@@ -201,6 +197,19 @@ class RunTable:
             return
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
+
+    def _prepared(self, cell: bytes, folder: Path) -> bool:
+        """Whether the spare shim's folder has become the run's, with the cell in it."""
+        spare = self._living_spare()
+        if spare is None:
+            return False
+        try:
+            (spare.folder / paths.CELL_FILE).write_bytes(cell)
+            spare.become(folder)
+        except OSError:
+            spare.discard()
+            self._spare = None
+        return self._spare is not None
 
     def _living_spare(self) -> Optional[Spare]:
         if self._spare is not None:
