@@ -194,8 +194,8 @@ class RunTable:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
         shell = request.kind != protocol.PYTHON
-        spare = self._living_spare() if ready and shell else None
-        reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload, spare))
+        if not (ready and shell and self._prepared(request.payload, folder)):
+            reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
         if not shell:
@@ -264,6 +264,20 @@ class RunTable:
             return
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
+
+    def _prepared(self, cell: bytes, folder: Path) -> bool:
+        """Whether the spare shim's folder has become the run's, with the cell in it."""
+        spare = self._living_spare()
+        if spare is None:
+            return False
+        try:
+            cell_file = spare.folder / paths.CELL_FILE
+            reserve.with_reserve(self._state_dir, lambda: cell_file.write_bytes(cell))
+            spare.become(folder)
+        except OSError:
+            spare.discard()
+            self._spare = None
+        return self._spare is not None
 
     def _living_spare(self) -> Optional[Spare]:
         if self._spare is not None:
@@ -340,12 +354,7 @@ def _rehearse() -> None:
         run.spec.to_bytes()
 
 
-def _write_cell(folder: Path, payload: bytes, spare: Optional[Spare]) -> None:
-    """Make the run's folder, or make that of the shim which waits for it the run's."""
-    if spare is not None:
-        (spare.folder / paths.CELL_FILE).write_bytes(payload)
-        spare.become(folder)
-        return
+def _write_cell(folder: Path, payload: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / paths.CELL_FILE).write_bytes(payload)
 
