@@ -7,6 +7,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import modal
@@ -19,6 +20,8 @@ from skyrl_magic.core.ports import Sandbox as SandboxPort
 
 #: modal's client takes no more than 16 MiB at once into its buffer (``modal.io_streams``). In bytes.
 _WRITE_BYTES = 1024 * 1024
+#: How many apps are asked at once for their sandboxes.
+_LISTED_AT_ONCE = 16
 
 
 class ModalStream:
@@ -204,13 +207,23 @@ class ModalBackend:
         except (NotFound, SessionLost):
             return None
 
-    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[SandboxPort]:
-        """The running sandboxes of an app that have all of these tags."""
+    def list(self, tags: Mapping[str, str]) -> Sequence[SandboxPort]:
+        """The running sandboxes, of whichever app, that have all of these tags.
+
+        Modal lists them app by app (a listing without an app is deprecated), so the apps are asked at the same time.
+        """
         self._ensure()
+
+        def of_app(app: modal.App) -> Sequence[SandboxPort]:
+            with contextlib.suppress(NotFound), mapped("listing sessions"):  # the app was stopped meanwhile
+                found = modal.Sandbox.list(app_id=app.app_id, tags=dict(tags), client=self.client)
+                return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+            return []
+
         with mapped("listing sessions"):
-            app_id = self._app(app).app_id
-            found = modal.Sandbox.list(app_id=app_id, tags=dict(tags), client=self.client)
-            return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+            apps = modal.Environment.from_context(client=self.client).apps.list()
+        with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="skyrl-list") as pool:
+            return [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
 
     def _app(self, name: str) -> modal.App:
         if name not in self._apps:

@@ -8,7 +8,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service import logs
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.sessions import Place, SessionRequest, SessionService
 
 Found = tuple[Session, protocol.RunSummary]
 
@@ -27,13 +27,13 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> 
     if not run_id:
         return _last_run(sessions, request)
     first = request.name or sessions.default_name(request.spec)
-    names = sessions.running_names(request.spec.backend, request.spec.app)
+    places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     silent = []
-    for name in sorted(names, key=lambda name: name != first):
+    for place in sorted(places, key=lambda place: place != (request.spec.backend, request.spec.app, first)):
         try:
-            found = _run_of(sessions, dataclasses.replace(request, name=name, asked=frozenset()), run_id)
+            found = _run_of(sessions, _request_for(request, place), run_id)
         except SessionError:
-            silent.append(name)
+            silent.append(place[2])
         else:
             if found is not None:
                 return found
@@ -49,8 +49,15 @@ def _last_run(sessions: SessionService, request: SessionRequest) -> Found:
     return session, runs[-1]
 
 
+def _request_for(request: SessionRequest, place: Place) -> SessionRequest:
+    """The request for a session that runs, as it is."""
+    backend, app, name = place
+    spec = dataclasses.replace(request.spec, backend=backend, app=app)
+    return dataclasses.replace(request, spec=spec, name=name, asked=frozenset())
+
+
 def _run_of(sessions: SessionService, request: SessionRequest, run_id: str) -> Found | None:
-    was_open = request.name in sessions.open_names()
+    was_open = sessions.get(request.spec.backend, request.spec.app, request.name or "") is not None
     session = sessions.join(request)
     if session is None:
         return None

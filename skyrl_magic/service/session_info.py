@@ -26,13 +26,18 @@ class SessionInfo:
     state: str
     """``idle 42 s``, ``2 runs``, or :data:`SILENT`."""
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Backend, app and name, which identify it."""
+        return self.backend, self.app, self.name
 
-def session_info(tags: Mapping[str, str], backend: str, app: str, status: protocol.Status | None) -> SessionInfo:
+
+def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status | None) -> SessionInfo:
     """A row from the container's tags and what its agent said; None where it said nothing."""
     return SessionInfo(
         name=tags.get("session", "?"),
         backend=backend,
-        app=app,
+        app=tags.get("app", "?"),
         gpu=tags.get("gpu", "?"),
         age_s=max(0.0, time.time() - float(tags.get("started_at", "0") or 0)),
         timeout_s=int(tags.get("timeout_s", "0") or 0),

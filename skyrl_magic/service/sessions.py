@@ -35,6 +35,8 @@ from skyrl_magic.service.sync import CheckoutSync
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
 _TAG = "skyrl_magic"
+#: Where a session is: backend, app and name.
+Place = tuple[str, str, str]
 #: How patient the table is with each session.
 QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 
@@ -71,7 +73,8 @@ class SessionService:
     def __init__(self, backend: Callable[[str], Backend], build_agent: Callable[[], Path]) -> None:
         self._backend = backend
         self._build_agent = build_agent
-        self._sessions: dict[tuple[str, str, str], Session] = {}
+        self._sessions: dict[Place, Session] = {}
+        self._used: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="skyrl-create")
         self._lock = threading.RLock()
 
@@ -97,7 +100,7 @@ class SessionService:
             if known is not None:
                 return known, False
             self._forget(key)
-            backend = self._backend(spec.backend)
+            backend = self._ask(spec.backend)
             for _ in range(_TRIES):
                 session = self._join(backend, request, name)
                 created = session is None
@@ -126,7 +129,7 @@ class SessionService:
             known = self._known(key, request)
             if known is not None:
                 return known
-            session = self._join(self._backend(spec.backend), request, name)
+            session = self._join(self._ask(spec.backend), request, name)
             if session is None:
                 return None
             try:
@@ -159,25 +162,52 @@ class SessionService:
         session = self._sessions.get((request.spec.backend, request.spec.app, name))
         return "" if session is None or session.channel.lost is None else str(session.channel.lost)
 
-    def list(self, backend: str, app: str) -> list[SessionInfo]:
-        """The owner's running sessions, newest first; all are asked at the same time. Raises BackendError."""
-        rows = self._pool.map(lambda sandbox: self._row(backend, app, sandbox), self._running(backend, app))
+    def backends(self, first: str) -> Sequence[str]:
+        """The name ``first``, and those of the other backends that this process has used."""
+        return [first, *sorted(self._used - {first})]
+
+    def list(self, backend: str) -> list[SessionInfo]:
+        """The owner's running sessions, of whichever app, newest first; all are asked at the same time.
+
+        Raises:
+            BackendError: the backend cannot be asked.
+        """
+        rows = self._pool.map(lambda sandbox: self._row(backend, sandbox), self._running(backend))
         return sorted((row for row in rows if row is not None), key=lambda row: row.age_s)
 
-    def running_names(self, backend: str, app: str) -> Sequence[str]:
-        """The names of the owner's running sessions; asks none of them. Raises BackendError."""
-        found = self._pool.map(_tags, self._running(backend, app))
-        return [tags["session"] for tags in found if "session" in tags]
+    def running(self, backend: str) -> Sequence[Place]:
+        """Where the owner's running sessions are; asks none of them. Raises BackendError."""
+        found = self._pool.map(_tags, self._running(backend))
+        return [(backend, tags["app"], tags["session"]) for tags in found if "session" in tags and "app" in tags]
+
+    def locate(self, backend: str, app: str, name: str) -> Place:
+        """Where the session of this name is: in this app, open in this process, or in any app of a used backend.
+
+        Raises:
+            NotFound: there is none. SessionError: several apps have one. BackendError: a backend cannot be asked.
+        """
+        if self._ask(backend).find(app, name) is not None:
+            return backend, app, name
+        places = [key for key, session in self._sessions.items() if key[2] == name and session.channel.alive]
+        for other in () if places else self.backends(backend):
+            places += [place for place in self.running(other) if place[2] == name]
+        if not places:
+            self._forget((backend, app, name))
+            raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
+        if len(places) > 1:
+            apps = ", ".join(f"{place[1]} ({place[0]})" for place in places)
+            raise SessionError(f"sessions {name} run in several apps, {apps}: %config SkyRLMagic.app chooses one")
+        return places[0]
 
     def stop(self, backend: str, app: str, name: str) -> None:
         """Stop the session: its runs end, the volume is committed, the container is gone on return.
 
         Raises:
-            NotFound: there is no session of this name.
+            NotFound: the app has no session of this name.
         """
         key = (backend, app, name)
         session = self._sessions.get(key)
-        sandbox = self._backend(backend).find(app, name)
+        sandbox = self._ask(backend).find(app, name)
         if sandbox is None:
             self._forget(key)
             raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
@@ -193,23 +223,28 @@ class SessionService:
         self._forget(key)
         sandbox.terminate()
 
-    def _running(self, backend: str, app: str) -> Sequence[Sandbox]:
-        return self._backend(backend).list(app, {_TAG: "session", "owner": owner()})
+    def _ask(self, backend: str) -> Backend:
+        found = self._backend(backend)
+        self._used.add(backend)
+        return found
 
-    def _row(self, backend: str, app: str, sandbox: Sandbox) -> SessionInfo | None:
+    def _running(self, backend: str) -> Sequence[Sandbox]:
+        return self._ask(backend).list({_TAG: "session", "owner": owner()})
+
+    def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:
         tags = _tags(sandbox)
         if not tags:
             return None
-        session = self.get(backend, app, tags.get("session", ""))
+        session = self.get(backend, tags.get("app", ""), tags.get("session", ""))
         try:
             status = _status(tags, sandbox) if session is None else session.ask_status()
         except SessionError:
             if sandbox.poll() is not None:
                 return None
             status = None
-        return session_info(tags, backend, app, status)
+        return session_info(tags, backend, status)
 
-    def _known(self, key: tuple[str, str, str], request: SessionRequest) -> Session | None:
+    def _known(self, key: Place, request: SessionRequest) -> Session | None:
         session = self._sessions.get(key)
         if session is None or not session.channel.alive:
             return None
@@ -217,12 +252,12 @@ class SessionService:
         _bring_checkout(session, request)
         return _watched(session)
 
-    def _keep(self, key: tuple[str, str, str], session: Session) -> Session:
+    def _keep(self, key: Place, session: Session) -> Session:
         self._forget(key)
         self._sessions[key] = session
         return _watched(session)
 
-    def _forget(self, key: tuple[str, str, str]) -> None:
+    def _forget(self, key: Place) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
             session.close()

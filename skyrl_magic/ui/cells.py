@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import (
+    BackendError,
     CellError,
     KernelDied,
     NotFound,
@@ -29,7 +30,8 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, restart_kernel
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest
+from skyrl_magic.service.session_info import SessionInfo
+from skyrl_magic.service.sessions import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import PhaseLine, RunDisplay, in_kernel, note
@@ -161,12 +163,16 @@ class Cells:
         return None if session is None else ask_kernel(session, *question)
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
-        """The owner's running sessions."""
+        """The owner's running sessions, of every app; the app has a column where it is not the current one alone."""
         request, _ = self._request(Given(), config, folder)
-        current = request.name or self._services.sessions.default_name(request.spec)
+        sessions = self._services.sessions
+        current = self._place(request)
+        found = [info for backend in sessions.backends(request.spec.backend) for info in self._listed(backend, current)]
+        apps = {info.app for info in found} - {current[1]}
         rows = [
             (
-                ("* " if info.name == current else "") + info.name,
+                ("* " if info.place == current else "") + info.name,
+                *((info.app,) if apps else ()),
                 info.backend,
                 info.gpu,
                 info.state,
@@ -174,9 +180,9 @@ class Cells:
                 duration_text(max(0.0, info.timeout_s - info.age_s)),
                 info.repo or "none",
             )
-            for info in self._services.sessions.list(request.spec.backend, request.spec.app)
+            for info in found
         ]
-        columns = ("session", "backend", "GPU", "state", "age", "ends in", "checkout")
+        columns = ("session", *(("app",) if apps else ()), "backend", "GPU", "state", "age", "ends in", "checkout")
         return Table(columns, rows, empty=f"no sessions run on the {request.spec.backend} backend")
 
     def stop(self, names: list[str], config: Given, folder: Path) -> None:
@@ -185,16 +191,15 @@ class Cells:
         if flags and names != ["--all"]:
             raise OptionError(f"{flags[0]} is no option here: %skyrl_stop [NAME…|--all]")
         request, _ = self._request(Given(), config, folder)
-        backend, app = request.spec.backend, request.spec.app
         sessions = self._services.sessions
+        here = self._place(request)
         if names == ["--all"]:
-            names = [info.name for info in sessions.list(backend, app)]
-            if not names:
-                note("no session was running")
+            self._stop_all(here)
         elif not names:
-            names = [request.name or sessions.default_name(request.spec)]
-        for name in names:
-            sessions.stop(backend, app, name)
+            sessions.stop(*here)
+            note(f"session {here[2]} is stopped")
+        for name in names if names != ["--all"] else ():
+            sessions.stop(*sessions.locate(here[0], here[1], name))
             note(f"session {name} is stopped")
 
     def logs(self, line: str, config: Given, folder: Path) -> None:
@@ -207,6 +212,48 @@ class Cells:
         show_logs(line, self.notebook, find)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _place(self, request: SessionRequest) -> Place:
+        name = request.name or self._services.sessions.default_name(request.spec)
+        return request.spec.backend, request.spec.app, name
+
+    def _listed(self, backend: str, current: Place) -> Sequence[SessionInfo]:
+        """A backend's sessions; one that this notebook used before, and that cannot be asked, is told of."""
+        try:
+            return self._services.sessions.list(backend)
+        except BackendError as error:
+            if backend == current[0]:
+                raise
+            note(f"the {backend} backend cannot be asked: {error}")
+            return ()
+
+    def _stop_all(self, here: Place) -> None:
+        """Stop whatever runs, in every app of the current backend and of those that this notebook used.
+
+        Raises:
+            SkyRLMagicError: the first that was refused, after everything else was stopped.
+        """
+        sessions = self._services.sessions
+        places: list[Place] = []
+        errors: list[SkyRLMagicError] = []
+        for backend in sessions.backends(here[0]):
+            try:
+                places += sessions.running(backend)
+            except SkyRLMagicError as error:
+                errors.append(error)
+        for place in places:
+            try:
+                sessions.stop(*place)
+            except NotFound:  # it ended meanwhile
+                continue
+            except SkyRLMagicError as error:
+                errors.append(error)
+            else:
+                note(f"session {place[2]} is stopped")
+        if errors:
+            raise errors[0]
+        if not places:
+            note("no session was running")
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         resolved = resolve(given, config, folder, self._services.auto_backend)

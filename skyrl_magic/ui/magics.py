@@ -164,7 +164,7 @@ class SkyRLMagic(Settings):
 
     @line_magic
     def skyrl_stop(self, line: str) -> None:
-        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all``."""
+        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
         self.cells.stop(line.split(), self.given(), _folder())
 
     @no_var_expand

@@ -55,7 +55,7 @@ def test_two_that_start_the_same_session_at_once_get_one_container(
     try:
         assert len({session.sandbox.id for session, _ in answers}) == 1
         assert [created for _, created in answers].count(True) == 1
-        listed = services[0].list(backend.name, request_none.spec.app)
+        listed = services[0].list(backend.name)
         assert [info.name for info in listed].count(request_none.name or "") == 1
     finally:
         for service in services:

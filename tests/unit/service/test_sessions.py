@@ -95,7 +95,7 @@ def test_another_owners_session_is_left_alone(world: World, other: SessionServic
     ):
         with pytest.raises(SessionConflict, match="taken belongs to somebody@else"):
             action()
-    assert other.list("local", "app") == []
+    assert other.list("local") == []
     assert world.backend.made[0].poll() is None
 
 
@@ -236,12 +236,12 @@ def test_the_table_has_the_owners_sessions(world: World, other: SessionService) 
     for name in ("one", "two"):
         world.start(named(world.request(), name))
     world.start(named(world.request(app="elsewhere"), "three"))
-    rows = {row.name: row for row in world.service.list("local", "app")}
-    assert sorted(rows) == ["one", "two"]
+    rows = {row.name: row for row in world.service.list("local")}
+    assert {name: row.app for name, row in rows.items()} == {"one": "app", "two": "app", "three": "elsewhere"}
     assert (rows["one"].gpu, rows["one"].timeout_s, rows["one"].repo) == ("none", 3600, "")
     assert rows["one"].state.startswith("idle ")
     assert 0 <= rows["one"].age_s < 600
-    assert all(row.state.startswith("idle ") for row in other.list("local", "app"))
+    assert all(row.state.startswith("idle ") for row in other.list("local"))
     assert other.open_names() == []
 
 
@@ -250,7 +250,7 @@ def test_the_table_counts_runs(world: World) -> None:
     session = world.start()
 
     def look(_: object) -> None:
-        states.append(world.service.list("local", "app")[0].state)
+        states.append(world.service.list("local")[0].state)
         (world.folder / "go").touch()
 
     world.run(session, f"echo x; until [ -e {world.folder}/go ]; do sleep 0.01; done", Recorder(look))
@@ -263,7 +263,7 @@ def test_the_table_says_who_does_not_answer(
     monkeypatch.setattr(sessions, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
     session = world.start()
     sandbox_of(session).process.send_signal(signal.SIGSTOP)
-    assert [row.state for row in other.list("local", "app")] == ["not answering"]
+    assert [row.state for row in other.list("local")] == ["not answering"]
     sandbox_of(session).process.send_signal(signal.SIGCONT)
 
 
@@ -300,7 +300,7 @@ def test_a_session_that_ends_while_it_is_listed_is_left_out(world: World) -> Non
         raise NotFound("no such sandbox")
 
     gone.tags = tags  # type: ignore[method-assign]
-    assert [row.name for row in world.service.list("local", "app")] == ["one"]
+    assert [row.name for row in world.service.list("local")] == ["one"]
 
 
 def test_stop_ends_runs_and_container(world: World) -> None:
@@ -316,6 +316,27 @@ def test_stop_ends_runs_and_container(world: World) -> None:
     assert world.service.get("local", "app", session.name) is None
     with pytest.raises(NotFound, match="there is no session"):
         world.service.stop("local", "app", session.name)
+
+
+def test_a_session_is_located_in_whichever_app_it_is(world: World, other: SessionService) -> None:
+    places = (("app", "here"), ("elsewhere", "here"), ("elsewhere", "there"), ("third", "twice"), ("x", "twice"))
+    for app, name in places:
+        other.ensure(named(world.request(app=app), name), Recorder())
+    assert world.service.locate("local", "app", "here") == ("local", "app", "here")
+    assert world.service.locate("local", "app", "there") == ("local", "elsewhere", "there")
+    with pytest.raises(SessionError, match=r"sessions twice run in several apps, third \(local\), x \(local\)"):
+        world.service.locate("local", "app", "twice")
+    with pytest.raises(NotFound, match="%skyrl_sessions lists them"):
+        world.service.locate("local", "app", "nowhere")
+
+
+def test_the_backends_that_were_used(world: World, agent: Path) -> None:
+    service = SessionService(lambda _: world.backend, lambda: agent)
+    assert service.backends("modal") == ["modal"]
+    service.ensure(world.request(), Recorder())
+    assert service.backends("modal") == ["modal", "local"]
+    assert service.backends("local") == ["local"]
+    service.close()
 
 
 def test_stop_of_a_session_of_another_notebook(world: World, other: SessionService) -> None:

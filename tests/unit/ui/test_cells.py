@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_magic.core.errors import (
+    BackendUnavailable,
     CheckoutError,
     NotFound,
     OptionError,
@@ -210,6 +211,36 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
         book.cells.stop(["one"], DEFAULTS, book.folder)
     with pytest.raises(OptionError, match="--al is no option"):
         book.cells.stop(["--al"], DEFAULTS, book.folder)
+
+
+def test_sessions_of_another_app_are_listed_and_stopped(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="first", app="other")
+    book.run("true", session="second", app="third")
+    book.run("true", session="here")
+    table = book.cells.sessions_table(DEFAULTS, book.folder)
+    assert table.columns[:2] == ("session", "app")
+    assert {row[0]: row[1] for row in table.rows} == {"* here": "my_skyrl_app", "first": "other", "second": "third"}
+    book.cells.stop(["first"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, True, True]
+    assert "session first is stopped" in capsys.readouterr().out
+    book.cells.stop(["--all"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, False, False]
+
+
+def test_stop_all_goes_on_after_one_that_refuses(book: Book, backend: ProcessBackend) -> None:
+    for name in ("one", "two"):
+        book.run("true", session=name)
+
+    def refuse() -> None:
+        raise BackendUnavailable("no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.made[0], "terminate", refuse)
+        with pytest.raises(BackendUnavailable, match="no network"):
+            book.cells.stop(["--all"], DEFAULTS, book.folder)
+    assert backend.made[1].poll() is not None
 
 
 def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
