@@ -23,7 +23,7 @@ from skyrl_magic.core.errors import (
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
-from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
@@ -277,12 +277,14 @@ class Cells:
         line = ""
         try:
             session, created = sessions.ensure(request, progress)
-            if created:
-                line = _ready_line(session, session.wait_for_ray(progress))
+            status = session.wait_for_ray(progress)
+            if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
+                line = _ready_line(session, status)
         except KeyboardInterrupt:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:
             progress.end(line or None)
+        self._notes_of_backend(session.spec)
         if created:
             self._notes_of_new(session, lost)
         said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
@@ -299,16 +301,17 @@ class Cells:
             note(f"now in session {session.name}; still running: {', '.join(others)} (%skyrl_stop NAME ends one)")
         return session, line
 
-    def _notes_of_new(self, session: Session, lost: str) -> None:
-        spec = session.spec
-        if lost:
-            note(f"the session of this name before it had ended: {lost}")
+    def _notes_of_backend(self, spec: SessionSpec) -> None:
         if spec.backend == "local" and self.notebook.once("local"):
             no_account = self._services.auto_backend() == "local"
             reason = "no Modal account is set up (`modal setup`)" if no_account else "as asked"
             note(f"local backend, {reason}: the container runs on this machine")
         if spec.backend == "local" and spec.gpu != NO_GPU and self.notebook.once(f"gpu {spec.gpu}"):
             note(f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has")
+
+    def _notes_of_new(self, session: Session, lost: str) -> None:
+        if lost:
+            note(f"the session of this name before it had ended: {lost}")
         if session.sync is not None:
             self._note_large(session.sync.reader)
 
@@ -370,6 +373,11 @@ class CellProgress:
 
     def __init__(self) -> None:
         self._line: PhaseLine | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a line."""
+        return self._line is not None
 
     def begin(self, phase: str) -> None:
         """A phase begins."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,8 @@ from skyrl_magic.core.errors import (
 )
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
-from skyrl_magic.ui.cells import Cells, Outcome
+from skyrl_magic.service.sessions import SessionService
+from skyrl_magic.ui.cells import CellProgress, Cells, Outcome
 from skyrl_magic.ui.notebook import Services
 from tests.unit.service.processes import DEADLINE_S, ProcessBackend
 
@@ -128,6 +130,50 @@ def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: Pro
     assert backend.made == []
 
 
+def test_a_cell_whose_session_another_notebook_starts_meanwhile_says_what_it_got(
+    book: Book, backend: ProcessBackend, services: Services, agent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Services(SessionService(lambda _: backend, lambda: agent), services.runs, services.auto_backend)
+
+    def win(phase: str) -> None:
+        if phase == "container":
+            backend.before = lambda _: None
+            Book(other, book.folder).run("true")
+
+    backend.before = win
+    assert book.run("echo hello") == Outcome()
+    said = capsys.readouterr().out
+    assert len(backend.made) == 1
+    assert said.count(f"session {book.session}: no GPU, volume skyrl-data (image ") == 2
+    other.close()
+
+
+def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ray").write_text(f"#!/bin/bash\nuntil [ -e {tmp_path}/go ]; do sleep 0.01; done\n")
+    (tmp_path / "bin" / "ray").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    begin = CellProgress.begin
+    presses = iter([True, False])
+
+    def press(progress: CellProgress, phase: str) -> None:
+        begin(progress, phase)
+        if phase == "Ray":
+            if next(presses):
+                raise KeyboardInterrupt
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(CellProgress, "begin", press)
+    assert isinstance(book.run("true", ray=True).error, RunStopped)
+    capsys.readouterr()
+    assert book.run("echo hello", ray=True) == Outcome()
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"session \S+: no GPU, volume skyrl-data \(Ray [\d.]+ s\)", said[0])
+    assert said[-1] == "hello"
+
+
 # --- which session ----------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +198,17 @@ def test_another_spec_is_another_session_and_a_taken_name_a_conflict(book: Book,
     assert len(str(error).splitlines()) == 1
     assert book.run("true", volume="other") == Outcome()
     assert [sandbox.request.spec.volume for sandbox in backend.made] == ["skyrl-data", "other"]
+
+
+def test_a_notebook_that_finds_a_running_session_hears_of_the_backend_too(
+    book: Book, services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true")
+    capsys.readouterr()
+    Book(services, book.folder).run("echo hello")
+    assert capsys.readouterr().out == (
+        "local backend, no Modal account is set up (`modal setup`): the container runs on this machine\nhello\n"
+    )
 
 
 def test_a_gpu_that_is_not_there_is_said_once(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
