@@ -258,7 +258,7 @@ class Cells:
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         resolved = resolve(given, config, folder, self._services.auto_backend)
         current = self.notebook.current
-        name = given.session or (None if given.has_spec() else config.session)
+        name = given.session or (None if given.has_spec() else resolved.session)
         stays = not given.has_spec() and config == self.notebook.config
         if current is not None and stays and name in (None, current.name):
             return replace(current, idle_timeout_s=given.idle_timeout_s or current.idle_timeout_s), resolved

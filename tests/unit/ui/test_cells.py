@@ -237,6 +237,17 @@ def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsy
     assert capsys.readouterr().out == "changed\n"
 
 
+def test_the_project_files_session_is_used_where_nobody_says_another(book: Book, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.skyrl-magic]\nsession = 'ours'\n")
+    book.run("true")
+    assert book.session == "ours"
+    book.config = replace(DEFAULTS, session="mine")
+    book.run("true")
+    assert book.session == "mine"
+    book.run("true", session="said")
+    assert book.session == "said"
+
+
 # --- start, list, stop, dry run ---------------------------------------------------------------------------------------
 
 
