@@ -285,6 +285,7 @@ class Cells:
         finally:
             progress.end(line or None)
         self._notes_of_backend(session.spec)
+        self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost)
         said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
@@ -308,6 +309,15 @@ class Cells:
             note(f"local backend, {reason}: the container runs on this machine")
         if spec.backend == "local" and spec.gpu != NO_GPU and self.notebook.once(f"gpu {spec.gpu}"):
             note(f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has")
+
+    def _note_other_checkout(self, session: Session, repo: str) -> None:
+        """Say that the notebook's own checkout is not what its cells run with."""
+        there = session.spec.repo
+        if there != repo:
+            mine = f", and edits in {repo} are not sent there: choose another --session NAME for them" if repo else ""
+            text = f"session {session.name} has {f'the checkout {there}' if there else 'no checkout'}{mine}"
+            if self.notebook.once(text):
+                note(text)
 
     def _notes_of_new(self, session: Session, lost: str) -> None:
         if lost:

@@ -237,6 +237,31 @@ def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsy
     assert capsys.readouterr().out == "changed\n"
 
 
+def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
+    book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    for root in (theirs, mine):
+        (root / "skyrl-gym").mkdir(parents=True)
+        (root / "whose").write_text(root.name)
+    book.config = replace(DEFAULTS, repo=None)
+    book.folder = theirs
+    book.run("true", session="c1")
+    assert "are not sent" not in capsys.readouterr().out
+    book.folder = mine
+    says = f"session c1 has the checkout {theirs}, and edits in {mine} are not sent there: choose another --session NAME for them"
+    book.run("cat whose", session="c1")
+    assert capsys.readouterr().out == f"{says}\ntheirs"
+    book.run("cat whose")
+    assert capsys.readouterr().out == "theirs"
+    book.config = DEFAULTS
+    book.run("true", session="bare")
+    capsys.readouterr()
+    book.config = replace(DEFAULTS, repo=None)
+    book.run("true", session="bare")
+    assert f"session bare has no checkout, and edits in {mine} are not sent there" in capsys.readouterr().out
+
+
 def test_the_project_files_session_is_used_where_nobody_says_another(book: Book, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.skyrl-magic]\nsession = 'ours'\n")
     book.run("true")
