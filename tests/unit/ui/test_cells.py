@@ -249,7 +249,8 @@ def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
     book.run("true", session="c1")
     assert "are not sent" not in capsys.readouterr().out
     book.folder = mine
-    says = f"session c1 has the checkout {theirs}, and edits in {mine} are not sent there: choose another --session NAME for them"
+    says = f"session c1 has the checkout {theirs}, and edits in {mine} are not sent there: choose another"
+    says += " --session NAME for them"
     book.run("cat whose", session="c1")
     assert capsys.readouterr().out == f"{says}\ntheirs"
     book.run("cat whose")
