@@ -17,7 +17,7 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.gpus import Gpu, parse_gpu
+from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
 SESSION, LIVE, RUN, KERNEL, HELP = "session", "live", "run", "kernel", "help"
 _SCOPES = {
@@ -232,6 +232,18 @@ def _write(option: Option, value: Any) -> str:
     if option.field in LIMITS:
         return values.duration_text(value)
     return "=".join(value) if isinstance(value, tuple) else str(value)
+
+
+def spec_flag(field: str) -> str:
+    """The flag of a field of the session's spec, as users know it."""
+    return {o.field: o.flag for o in OPTIONS if o.scope == SESSION}[field]
+
+
+def spec_text(field: str, tag: str | None) -> str:
+    """A field's value in the tags of a session (``core.spec``) as its flag takes it."""
+    if tag is None:
+        return NONE if field in ("repo", "secrets") else "default"
+    return values.duration_text(int(tag)) if field in LIMITS else tag
 
 
 def setting(name: str, value: object) -> tuple[str, Any]:

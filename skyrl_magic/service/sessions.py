@@ -23,6 +23,7 @@ from skyrl_magic.core.errors import (
     SessionError,
     SessionLost,
 )
+from skyrl_magic.core.options import spec_flag, spec_text
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
@@ -392,7 +393,9 @@ def _check_spec(session: Session, request: SessionRequest) -> None:
         names = [name for name in names if name in request.asked]
     if not names:
         return
-    differences = ", ".join(f"{n} {there.get(n, '-')} (asked: {wanted.get(n, '-')})" for n in names)
+    differences = ", ".join(
+        f"{spec_flag(n)} {spec_text(n, there.get(n))} (asked: {spec_text(n, wanted.get(n))})" for n in names
+    )
     raise SessionConflict(
         f"session {session.name} runs with {differences}: "
         "leave the options out to use it, or choose another --session NAME"

@@ -68,7 +68,7 @@ def test_a_name_with_another_spec_is_a_conflict(
     first, second = _service(backend, agent_path), _service(backend, agent_path)
     first.ensure(request_none, Recorder())
     other = replace(request_none, spec=replace(request_none.spec, volume="another"))
-    with pytest.raises(SessionConflict, match="runs with volume skyrl-magic-contract \\(asked: another\\)"):
+    with pytest.raises(SessionConflict, match="runs with --volume skyrl-magic-contract \\(asked: another\\)"):
         second.ensure(other, Recorder())
     joined, created = second.ensure(replace(other, asked=frozenset()), Recorder())
     assert (joined.spec, created) == (request_none.spec, False)

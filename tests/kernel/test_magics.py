@@ -156,7 +156,7 @@ def test_two_sessions_and_the_way_back(kernel: Kernel) -> None:
     assert kernel.run("%skyrl_modal --session second cat /tmp/mark").out == "x\n"
     assert kernel.run("%skyrl_modal --gpu none cat /tmp/mark").status == "error"
     conflict = kernel.run("%skyrl_modal --session second --gpu T4 ls")
-    assert "session second runs with gpu none (asked: T4)" in conflict.error[0]
+    assert "session second runs with --gpu none (asked: T4)" in conflict.error[0]
     kernel.run("%skyrl_stop second")
 
 
