@@ -150,9 +150,10 @@ def _unquote(flag: str, word: str) -> str:
 
 def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     """The error for a flag that is not there, with the nearest one that is."""
-    names = list(allowed)
-    begun = [name for name in names if len(flag) > len("--x") and name.startswith(flag)]
-    near = begun or difflib.get_close_matches(flag, names, n=1, cutoff=0.6)
+    names = {name.lstrip("-"): name for name in allowed}  # dashes, which all have, make nothing similar
+    begun = [name for name in names.values() if len(flag) > len("--x") and name.startswith(flag)]
+    close = difflib.get_close_matches(flag.lstrip("-"), names, n=1, cutoff=0.6)
+    near = begun or [names[name] for name in close]
     return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
 
 

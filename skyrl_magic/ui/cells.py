@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skyrl_magic.core import protocol
+from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     BackendError,
     CellError,
@@ -21,7 +22,7 @@ from skyrl_magic.core.errors import (
     SkyRLMagicError,
 )
 from skyrl_magic.core.gpus import NO_GPU
-from skyrl_magic.core.options import Given
+from skyrl_magic.core.options import Given, unknown_flag
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
@@ -75,6 +76,7 @@ class Cells:
         """What ``--dry-run`` prints: the resolved spec and the run; touches nothing but the checkout's folders."""
         request, resolved = self._request(given, config, folder)
         spec = request.spec
+        checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
         rows = [
             ("session", request.name or self._services.sessions.default_name(spec)),
             ("backend", spec.backend),
@@ -84,7 +86,8 @@ class Cells:
             ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
             ("volume", f"{spec.volume} at /root/data"),
             ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
-            ("workdir", given.workdir or (resolved.checkout.workdir if resolved.checkout else "/root/SkyRL")),
+            ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
+            ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
             ("app", spec.app),
             ("secrets", ", ".join(spec.secrets) or "none"),
             ("timeout", f"{spec.timeout_s} s"),
@@ -189,7 +192,9 @@ class Cells:
         """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
         flags = [name for name in names if name.startswith("-")]
         if flags and names != ["--all"]:
-            raise OptionError(f"{flags[0]} is no option here: %skyrl_stop [NAME…|--all]")
+            if flags[0] == "--all":
+                raise OptionError("--all stops every session: leave the names out")
+            raise unknown_flag(flags[0], ["--all"])
         request, _ = self._request(Given(), config, folder)
         sessions = self._services.sessions
         here = self._place(request)

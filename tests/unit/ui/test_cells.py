@@ -303,8 +303,10 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
     assert said == [f"session {name} is stopped" for name in ("three", "one", "two")] + ["no session was running"]
     with pytest.raises(NotFound):
         book.cells.stop(["one"], DEFAULTS, book.folder)
-    with pytest.raises(OptionError, match="--al is no option"):
+    with pytest.raises(OptionError, match=r"unknown option --al; did you mean --all\?"):
         book.cells.stop(["--al"], DEFAULTS, book.folder)
+    with pytest.raises(OptionError, match="leave the names out"):
+        book.cells.stop(["one", "--all"], DEFAULTS, book.folder)
 
 
 def test_sessions_of_another_app_are_listed_and_stopped(
@@ -343,9 +345,17 @@ def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
     )
     rows = dict(line.split(None, 1) for line in said.splitlines())
     assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "3600 s", "hf", "ls")
+    assert (rows["workdir"], rows["env"]) == ("/root/SkyRL", "none")
     assert "note: --timeout 7200 is bounded to 3600 s by your settings" in said
     assert backend.made == []
     assert book.cells.notebook.current is None
+
+
+def test_a_dry_run_shows_the_runs_environment_and_folder(book: Book) -> None:
+    for workdir, shown in (("examples/gsm8k", "/root/SkyRL/examples/gsm8k"), ("/tmp", "/tmp")):  # noqa: S108
+        said = book.cells.describe(Given(env=(("A", "b c"), ("N", "1")), workdir=workdir), DEFAULTS, book.folder, "ls")
+        rows = dict(line.split(None, 1) for line in said.splitlines())
+        assert (rows["env"], rows["workdir"]) == ("A='b c' N=1", shown)
 
 
 def test_closing_leaves_sessions(book: Book, backend: ProcessBackend) -> None:
