@@ -323,7 +323,7 @@ class SessionService:
             return future.result()
         except KeyboardInterrupt:
             future.add_done_callback(abandon)
-            raise RunStopped(f"stopped while session {name} was starting; its container is ended") from None
+            raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
 
 
 def _joined(name: str, sandbox: Sandbox) -> Session:

@@ -223,7 +223,7 @@ def test_an_interrupted_start_ends_its_container(world: World) -> None:
             if phase == "container":
                 raise KeyboardInterrupt
 
-    with pytest.raises(RunStopped, match="its container is ended"):
+    with pytest.raises(RunStopped, match="its container is being ended"):
         world.service.ensure(world.request(), Stopped())
     made.set()
     world.service._pool.shutdown(wait=True)

@@ -126,7 +126,7 @@ def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: Pro
     backend.before = press
     error = book.run("echo never").error
     assert isinstance(error, RunStopped)
-    assert "was starting; its container is ended" in str(error)
+    assert "was starting; its container is being ended" in str(error)
     assert backend.made == []
 
 
