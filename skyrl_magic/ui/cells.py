@@ -180,7 +180,7 @@ class Cells:
                 info.gpu,
                 info.state,
                 duration_text(info.age_s),
-                duration_text(max(0.0, info.timeout_s - info.age_s)),
+                duration_text(info.ends_in_s) + " if idle" * info.ends_idle,
                 info.repo or "none",
             )
             for info in found

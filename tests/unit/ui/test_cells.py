@@ -287,8 +287,9 @@ def test_the_table_marks_the_current_session(book: Book) -> None:
     assert repr(book.cells.sessions_table(DEFAULTS, book.folder)) == "no sessions run on the local backend"
     book.run("true", session="one")
     book.run("true", session="two")
-    names = [row[0] for row in book.cells.sessions_table(DEFAULTS, book.folder).rows]
-    assert sorted(names) == ["* two", "one"]
+    table = book.cells.sessions_table(DEFAULTS, book.folder)
+    assert sorted(row[0] for row in table.rows) == ["* two", "one"]
+    assert all(row[table.columns.index("ends in")].endswith(" s if idle") for row in table.rows)
 
 
 def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]) -> None:
