@@ -93,6 +93,7 @@ class ModalSandbox:
         self._sandbox = sandbox
         self._tags = tags
         self._ensure = ensure
+        self._output: str | None = None
 
     @property
     def id(self) -> str:
@@ -130,8 +131,10 @@ class ModalSandbox:
         """The end of what the main process printed, once it has ended."""
         if self.poll() is None:
             return ""
-        with mapped("the session's output"):
-            return str(self._sandbox.stderr.read() or self._sandbox.stdout.read())
+        if self._output is None:  # a stream is read once
+            with mapped("the session's output"):
+                self._output = str(self._sandbox.stderr.read() or self._sandbox.stdout.read())
+        return self._output
 
     def terminate(self) -> None:
         """End it and wait until it has ended."""

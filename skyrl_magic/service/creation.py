@@ -39,7 +39,7 @@ def make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Uplo
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def supervisor_config(name: str, *, idle_timeout_s: int, ray: bool) -> str:
+def supervisor_config(name: str, *, timeout_s: int, idle_timeout_s: int, ray: bool) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
     return json.dumps(
         {
@@ -50,6 +50,7 @@ def supervisor_config(name: str, *, idle_timeout_s: int, ray: bool) -> str:
             "volume_link": contract.VOLUME_LINK,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
+            "timeout_s": timeout_s,
             "idle_timeout_s": idle_timeout_s,
             "ray": ray,
         }

@@ -29,7 +29,7 @@ from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.creation import abandon, follow_phases, make_upload, supervisor_config
-from skyrl_magic.service.session import Progress, Session
+from skyrl_magic.service.session import ENDED, Progress, Session
 from skyrl_magic.service.session_info import SessionInfo, session_info
 from skyrl_magic.service.sync import CheckoutSync
 
@@ -161,7 +161,8 @@ class SessionService:
         """Why the session that this process had for the request has ended; empty where it had none, or has it."""
         name = request.name or request.spec.default_name(owner())
         session = self._sessions.get((request.spec.backend, request.spec.app, name))
-        return "" if session is None or session.channel.lost is None else str(session.channel.lost)
+        lost = None if session is None else session.channel.lost
+        return "" if lost is None else str(lost).removeprefix(ENDED)
 
     def backends(self, first: str) -> Sequence[str]:
         """The name ``first``, and those of the other backends that this process has used."""
@@ -306,7 +307,7 @@ class SessionService:
     ) -> Sandbox:
         spec = request.spec
         tags = spec.to_tags() | {_TAG: "session", "session": name, "owner": owner(), "started_at": f"{time.time():.0f}"}
-        config = supervisor_config(name, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
+        config = supervisor_config(name, timeout_s=spec.timeout_s, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
         wanted = SandboxRequest(
             name=name,
             spec=spec,

@@ -93,7 +93,7 @@ def test_stop_ends_the_container_and_commits(
         _service(backend, agent_path).stop(backend.name, request_none.spec.app, session.name)
         # The agent reports how the run ended before it leaves, unless the container is gone first.
         error = followed.exception(60)
-        assert isinstance(error, SessionLost) or followed.result().reason == "the session was stopped"
+        assert isinstance(error, SessionLost) or followed.result().reason == "%skyrl_stop ended it"
     assert session.sandbox.poll() is not None
     volume = modal.Volume.from_name(request_none.spec.volume, client=backend.client)
     assert b"".join(volume.read_file(mark)) == f"{mark}\n".encode()

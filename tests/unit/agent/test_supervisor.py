@@ -248,11 +248,22 @@ def test_sigterm_stops_runs_and_tells_their_watchers(make_session: MakeSession, 
     channel.wait_for_output(b"up\n")
     session.process.send_signal(signal.SIGTERM)
     assert channel.ended().exit_code == 9
-    assert channel.ended().reason == "the container is being ended (timeout, preemption or stop)"
+    assert channel.ended().reason == "the backend ended its container (it was preempted, or stopped there)"
     assert channel.text() == b"up\nbye\n"
     assert session.wait() == 0
+    assert f"skyrl_magic: {protocol.SESSION_ENDS}{channel.ended().reason}\n" in session.log.read_text()
     assert (tmp_path / "committed" / "late").exists()
     assert channel.process.wait(60) == 69
+
+
+def test_sigterm_at_the_end_of_its_time_is_the_timeout(make_session: MakeSession) -> None:
+    session = make_session(timeout_s=0.001)
+    channel = session.attach()
+    channel.start("sleep 600")
+    channel.send(protocol.WatchRun("run-1"))
+    session.process.send_signal(signal.SIGTERM)
+    assert channel.ended().reason == "its time was over (--timeout 0.001 s)"
+    assert session.wait() == 0
 
 
 def test_sigterm_kills_what_does_not_go(session: Session, channel: Attached, tmp_path: Path) -> None:
@@ -273,7 +284,7 @@ def test_stop_session_is_answered_first(session: Session, channel: Attached) -> 
     late = channel.ask(protocol.StartRun(0, "run-2", payload=b"true"), protocol.Done, protocol.Failed)
     assert isinstance(late, protocol.Failed)
     assert late.code == "stopping"
-    assert channel.ended().reason == "the session was stopped"
+    assert channel.ended().reason == "%skyrl_stop ended it"
     assert session.wait() == 0
 
 

@@ -106,7 +106,7 @@ def test_a_session_that_has_ended_is_started_again(
     capsys.readouterr()
     assert book.run("echo back") == Outcome()
     said = capsys.readouterr().out
-    assert "the session of this name before it had ended: the container has ended" in said
+    assert "the session of this name before it had ended: it was killed (SIGKILL)\n" in said
     assert said.endswith("back\n")
     assert len(backend.made) == 2
 
@@ -115,7 +115,7 @@ def test_a_run_that_ends_with_its_session_has_not_failed(book: Book, backend: Pr
     book.run("true")
     error = book.run(f"kill -TERM {backend.made[0].process.pid}; sleep 300", raise_error=False).error
     assert isinstance(error, SessionLost)
-    says = r"run \w+ ended after .*: the container is being ended \(timeout, preemption or stop\)"
+    says = r"run \w+ ended after .*: the backend ended its container \(it was preempted, or stopped there\)"
     assert re.fullmatch(says, str(error))
 
 
