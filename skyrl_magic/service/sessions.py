@@ -29,6 +29,7 @@ from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.creation import abandon, follow_phases, make_upload, supervisor_config
+from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.session import ENDED, Progress, Session
 from skyrl_magic.service.session_info import SessionInfo, session_info
 from skyrl_magic.service.sync import CheckoutSync
@@ -69,9 +70,13 @@ class SessionService:
     Args:
         backend: gives the backend of a name. Raises BackendError.
         build_agent: writes the agent's zipapp and returns its path.
+        server: says in a few words who answers for a backend, for who waits for it.
     """
 
-    def __init__(self, backend: Callable[[str], Backend], build_agent: Callable[[], Path]) -> None:
+    def __init__(
+        self, backend: Callable[[str], Backend], build_agent: Callable[[], Path], server: Callable[[str], str] = str
+    ) -> None:
+        self._server = server
         self._backend = backend
         self._build_agent = build_agent
         self._sessions: dict[Place, Session] = {}
@@ -101,9 +106,9 @@ class SessionService:
             if known is not None:
                 return known, False
             self._forget(key)
-            backend = self._ask(spec.backend)
+            backend = self.reach(spec.backend, progress)
             for _ in range(_TRIES):
-                session = self._join(backend, request, name)
+                session = self._join(backend, request, name, progress)
                 created = session is None
                 try:
                     session = session or self._create(backend, request, name, progress)
@@ -225,6 +230,12 @@ class SessionService:
         self._forget(key)
         sandbox.terminate()
 
+    def reach(self, backend: str, progress: Progress) -> Backend:
+        """Connect to the backend, where that was not done; what is waited for is shown. Raises BackendError."""
+        if backend in self._used:
+            return self._backend(backend)
+        return wait_for(self._server(backend), lambda: self._ask(backend), progress)
+
     def _ask(self, backend: str) -> Backend:
         found = self._backend(backend)
         self._used.add(backend)
@@ -264,8 +275,13 @@ class SessionService:
         if session is not None:
             session.close()
 
-    def _join(self, backend: Backend, request: SessionRequest, name: str) -> Session | None:
-        sandbox = backend.find(request.spec.app, name)
+    def _join(
+        self, backend: Backend, request: SessionRequest, name: str, progress: Progress | None = None
+    ) -> Session | None:
+        def find() -> Sandbox | None:
+            return backend.find(request.spec.app, name)
+
+        sandbox = find() if progress is None else wait_for(self._server(request.spec.backend), find, progress)
         if sandbox is None:
             return None
         try:

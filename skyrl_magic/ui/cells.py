@@ -170,6 +170,7 @@ class Cells:
         request, _ = self._request(Given(), config, folder)
         sessions = self._services.sessions
         current = self._place(request)
+        self._reach(current[0])
         found = [info for backend in sessions.backends(request.spec.backend) for info in self._listed(backend, current)]
         apps = {info.app for info in found} - {current[1]}
         rows = [
@@ -198,6 +199,7 @@ class Cells:
         request, _ = self._request(Given(), config, folder)
         sessions = self._services.sessions
         here = self._place(request)
+        self._reach(here[0])
         if names == ["--all"]:
             self._stop_all(here)
         elif not names:
@@ -212,6 +214,7 @@ class Cells:
 
         def find(run_id: str) -> Found:
             request, _ = self._request(Given(), config, folder)
+            self._reach(request.spec.backend)
             return find_run(self._services.sessions, request, run_id)
 
         show_logs(line, self.notebook, find)
@@ -221,6 +224,14 @@ class Cells:
     def _place(self, request: SessionRequest) -> Place:
         name = request.name or self._services.sessions.default_name(request.spec)
         return request.spec.backend, request.spec.app, name
+
+    def _reach(self, backend: str) -> None:
+        """Connect to the backend; who waits for it sees that."""
+        progress = CellProgress()
+        try:
+            self._services.sessions.reach(backend, progress)
+        finally:
+            progress.end(None)
 
     def _listed(self, backend: str, current: Place) -> Sequence[SessionInfo]:
         """A backend's sessions; one that this notebook used before, and that cannot be asked, is told of."""
