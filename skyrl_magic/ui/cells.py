@@ -215,7 +215,11 @@ class Cells:
         def find(run_id: str) -> Found:
             request, _ = self._request(Given(), config, folder)
             self._reach(request.spec.backend)
-            return find_run(self._services.sessions, request, run_id)
+            found = find_run(self._services.sessions, request, run_id)
+            session, run = found
+            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._place(request):
+                note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
+            return found
 
         show_logs(line, self.notebook, find)
 
