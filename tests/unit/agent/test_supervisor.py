@@ -126,6 +126,16 @@ def test_a_run_that_waits_can_be_stopped(make_session: MakeSession, tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_run_that_waited_for_ray_finds_its_status(make_session: MakeSession, tmp_path: Path) -> None:
+    logs = tmp_path / "ray" / "session_latest" / "logs"
+    # As Ray does it: the start is over, and the monitor comes up later.
+    script = f"mkdir -p {logs}; (sleep 1; echo Autoscaler status >{logs}/monitor.log) >/dev/null 2>&1 &"
+    env = {**program(tmp_path / "bin", "ray", script), "RAY_TMPDIR": str(tmp_path)}
+    channel = make_session(ray=True, env=env).attach()
+    assert channel.run(f"cat {logs}/monitor.log").exit_code == 0
+    assert channel.text() == b"Autoscaler status\n"
+
+
 def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession, tmp_path: Path) -> None:
     daemon = f"setsid -f bash -c 'echo $$ >{tmp_path}/pid; exec sleep 600' >/dev/null 2>&1"
     session = make_session(ray=True, env=program(tmp_path / "bin", "ray", daemon))
