@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
-    BackendError,
     CellError,
     KernelDied,
     NotFound,
-    OptionError,
     RunFailed,
     RunStopped,
     SessionLost,
     SkyRLMagicError,
 )
 from skyrl_magic.core.gpus import NO_GPU
-from skyrl_magic.core.options import Given, unknown_flag
+from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
@@ -31,15 +29,16 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, restart_kernel
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_info import SessionInfo
-from skyrl_magic.service.sessions import Place, SessionRequest
+from skyrl_magic.service.sessions import SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.ui.cell_outputs import CellOutputs
-from skyrl_magic.ui.display import PhaseLine, RunDisplay, in_kernel, note
+from skyrl_magic.ui.display import RunDisplay, in_kernel, note
 from skyrl_magic.ui.front_end import ask, can_ask, write_payload
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, request_for
+from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
+from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.tables import Table, duration_text, size_text
 
 #: A session that turns out to have ended is started again once before a cell gives up.
@@ -62,6 +61,7 @@ class Cells:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._outputs = RemoteOutputs()
+        self._running = Running(services.sessions)
         self.notebook = Notebook()
 
     def close(self) -> None:
@@ -166,114 +166,28 @@ class Cells:
         return None if session is None else ask_kernel(session, *question)
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
-        """The owner's running sessions, of every app; the app has a column where it is not the current one alone."""
-        request, _ = self._request(Given(), config, folder)
-        sessions = self._services.sessions
-        current = self._place(request)
-        self._reach(current[0])
-        found = [info for backend in sessions.backends(request.spec.backend) for info in self._listed(backend, current)]
-        apps = {info.app for info in found} - {current[1]}
-        rows = [
-            (
-                ("* " if info.place == current else "") + info.name,
-                *((info.app,) if apps else ()),
-                info.backend,
-                info.gpu,
-                info.state,
-                duration_text(info.age_s),
-                duration_text(info.ends_in_s) + " if idle" * info.ends_idle,
-                info.repo or "none",
-            )
-            for info in found
-        ]
-        columns = ("session", *(("app",) if apps else ()), "backend", "GPU", "state", "age", "ends in", "checkout")
-        return Table(columns, rows, empty=f"no sessions run on the {request.spec.backend} backend")
+        """The owner's running sessions."""
+        return self._running.table(self._request(Given(), config, folder)[0])
 
     def stop(self, names: list[str], config: Given, folder: Path) -> None:
         """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
-        flags = [name for name in names if name.startswith("-")]
-        if flags and names != ["--all"]:
-            if flags[0] == "--all":
-                raise OptionError("--all stops every session: leave the names out")
-            raise unknown_flag(flags[0], ["--all"])
-        request, _ = self._request(Given(), config, folder)
-        sessions = self._services.sessions
-        here = self._place(request)
-        self._reach(here[0])
-        if names == ["--all"]:
-            self._stop_all(here)
-        elif not names:
-            sessions.stop(*here)
-            note(f"session {here[2]} is stopped")
-        for name in names if names != ["--all"] else ():
-            sessions.stop(*sessions.locate(here[0], here[1], name))
-            note(f"session {name} is stopped")
+        self._running.stop(names, lambda: self._request(Given(), config, folder)[0])
 
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
 
         def find(run_id: str) -> Found:
             request, _ = self._request(Given(), config, folder)
-            self._reach(request.spec.backend)
+            self._running.reach(request.spec.backend)
             found = find_run(self._services.sessions, request, run_id)
             session, run = found
-            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._place(request):
+            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._running.place(request):
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
         show_logs(line, self.notebook, find)
 
     # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _place(self, request: SessionRequest) -> Place:
-        name = request.name or self._services.sessions.default_name(request.spec)
-        return request.spec.backend, request.spec.app, name
-
-    def _reach(self, backend: str) -> None:
-        """Connect to the backend; who waits for it sees that."""
-        progress = CellProgress()
-        try:
-            self._services.sessions.reach(backend, progress)
-        finally:
-            progress.end(None)
-
-    def _listed(self, backend: str, current: Place) -> Sequence[SessionInfo]:
-        """A backend's sessions; one that this notebook used before, and that cannot be asked, is told of."""
-        try:
-            return self._services.sessions.list(backend)
-        except BackendError as error:
-            if backend == current[0]:
-                raise
-            note(f"the {backend} backend cannot be asked: {error}")
-            return ()
-
-    def _stop_all(self, here: Place) -> None:
-        """Stop whatever runs, in every app of the current backend and of those that this notebook used.
-
-        Raises:
-            SkyRLMagicError: the first that was refused, after everything else was stopped.
-        """
-        sessions = self._services.sessions
-        places: list[Place] = []
-        errors: list[SkyRLMagicError] = []
-        for backend in sessions.backends(here[0]):
-            try:
-                places += sessions.running(backend)
-            except SkyRLMagicError as error:
-                errors.append(error)
-        for place in places:
-            try:
-                sessions.stop(*place)
-            except NotFound:  # it ended meanwhile
-                continue
-            except SkyRLMagicError as error:
-                errors.append(error)
-            else:
-                note(f"session {place[2]} is stopped")
-        if errors:
-            raise errors[0]
-        if not places:
-            note("no session was running")
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         resolved = resolve(given, config, folder, self._services.auto_backend)
@@ -396,34 +310,6 @@ class CellSink:
     def close(self, final: str | None) -> None:
         """Show all that waits, and the last line."""
         self._display.close(final)
-
-
-class CellProgress:
-    """``service.sessions.Progress`` as one line that is updated in place, made when the first phase begins."""
-
-    def __init__(self) -> None:
-        self._line: PhaseLine | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a line."""
-        return self._line is not None
-
-    def begin(self, phase: str) -> None:
-        """A phase begins."""
-        if self._line is None:
-            self._line = PhaseLine()
-        self._line.begin(phase)
-
-    def tick(self) -> None:
-        """Show the time that the phase has taken so far."""
-        if self._line is not None:
-            self._line.tick()
-
-    def end(self, text: str | None) -> None:
-        """The last phase is over: ``text`` and the times of the phases stay."""
-        if self._line is not None:
-            self._line.done(text)
 
 
 def _ready_line(session: Session, status: protocol.Status) -> str:

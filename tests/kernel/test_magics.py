@@ -160,6 +160,17 @@ def test_two_sessions_and_the_way_back(kernel: Kernel) -> None:
     kernel.run("%skyrl_stop second")
 
 
+def test_sessions_of_another_app_are_stopped_by_name_and_by_all(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal --session elsewhere --app other true")
+    kernel.run("%skyrl_modal --gpu none true")
+    assert "elsewhere" in kernel.run("%skyrl_sessions").result
+    assert kernel.run("%skyrl_stop elsewhere").notes == ["session elsewhere is stopped"]
+    kernel.run("%skyrl_modal --session elsewhere --app other true")
+    kernel.run("%skyrl_modal --gpu none true")
+    assert "session elsewhere is stopped" in kernel.run("%skyrl_stop --all").notes
+    assert kernel.run("%skyrl_sessions").result == "no sessions run on the local backend"
+
+
 def _wait_for_end_of(kernel: Kernel, name: str) -> None:
     # The session's own end is the event: its name is free again when the table has it no more.
     code = (
