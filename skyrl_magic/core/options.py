@@ -16,7 +16,7 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.gpus import Gpu, parse_gpu
+from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
 SESSION, LIVE, RUN, KERNEL, HELP = "session", "live", "run", "kernel", "help"
 _SCOPES = {
@@ -152,9 +152,10 @@ def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     """The error for a flag that is not there, with the nearest one that is."""
     import difflib
 
-    names = list(allowed)
-    begun = [name for name in names if len(flag) > len("--x") and name.startswith(flag)]
-    near = begun or difflib.get_close_matches(flag, names, n=1, cutoff=0.6)
+    names = {name.lstrip("-"): name for name in allowed}  # dashes, which all have, make nothing similar
+    begun = [name for name in names.values() if len(flag) > len("--x") and name.startswith(flag)]
+    close = difflib.get_close_matches(flag.lstrip("-"), names, n=1, cutoff=0.6)
+    near = begun or [names[name] for name in close]
     return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
 
 
@@ -235,6 +236,18 @@ def _write(option: Option, value: Any) -> str:
     if option.field in LIMITS:
         return values.duration_text(value)
     return "=".join(value) if isinstance(value, tuple) else str(value)
+
+
+def spec_flag(field: str) -> str:
+    """The flag of a field of the session's spec, as users know it."""
+    return {o.field: o.flag for o in OPTIONS if o.scope == SESSION}[field]
+
+
+def spec_text(field: str, tag: str | None) -> str:
+    """A field's value in the tags of a session (``core.spec``) as its flag takes it."""
+    if tag is None:
+        return NONE if field in ("repo", "secrets") else "default"
+    return values.duration_text(int(tag)) if field in LIMITS else tag
 
 
 def setting(name: str, value: object) -> tuple[str, Any]:

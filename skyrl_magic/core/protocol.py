@@ -36,6 +36,9 @@ STREAMS: Tuple[str, str] = (STDOUT, STDERR)
 OUTPUTS = "outputs"
 JOURNAL_STREAMS: Tuple[str, str, str] = (*STREAMS, OUTPUTS)
 
+#: In the line of the main process's own output that says why the session ends; the reason follows.
+SESSION_ENDS = "the session ends: "
+
 #: What runs a cell: a new bash, or the session's Python kernel.
 SHELL = "shell"
 PYTHON = "python"

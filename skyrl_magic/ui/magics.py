@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 _MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
 _RESTART_HELP = "Restart the session's Python kernel: its variables go; the container, its files and Ray stay."
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
+_SESSIONS_HELP = "A table of your running sessions, of every app; * marks the one that a cell without options goes to."
+_STOP_HELP = (
+    "Stop the current session, those of these names, or with --all every one of yours, of every app: runs end, the\n"
+    "volume is committed, and the container is gone."
+)
+_PICKER_HELP = "Pick a session's resources with widgets: use them as the notebook's defaults, or start it now."
 
 
 @magics_class
@@ -158,13 +164,16 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_sessions(self, line: str) -> Any:
         """A table of your running sessions."""
-        if line.strip():
-            raise OptionError("%skyrl_sessions takes no options")
+        if _no_options("%skyrl_sessions", _SESSIONS_HELP, line):
+            return None
         return self.cells.sessions_table(self.given(), _folder())
 
     @line_magic
     def skyrl_stop(self, line: str) -> None:
-        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all``."""
+        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
+        if _asks_for_help(line):
+            _say(f"usage: %skyrl_stop [NAME…|--all]\n\n{_STOP_HELP}")
+            return
         self.cells.stop(line.split(), self.given(), _folder())
 
     @no_var_expand
@@ -176,8 +185,8 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_picker(self, line: str) -> None:
         """Pick a session's resources with widgets."""
-        if line.strip():
-            raise OptionError("%skyrl_picker takes no options")
+        if _no_options("%skyrl_picker", _PICKER_HELP, line):
+            return
         from skyrl_magic.ui.picker import show_picker
 
         show_picker(self)
@@ -185,6 +194,20 @@ class SkyRLMagic(Settings):
     def _assign(self, variables: dict[str, str]) -> None:
         if self.shell is not None:
             self.shell.push(variables)
+
+
+def _asks_for_help(line: str) -> bool:
+    return not {"-h", "--help"}.isdisjoint(line.split())
+
+
+def _no_options(magic: str, summary: str, line: str) -> bool:
+    """Whether the help of a magic without options was asked for; it is printed, and any other word refused."""
+    if _asks_for_help(line):
+        _say(f"usage: {magic}\n\n{summary}")
+        return True
+    if line.strip():
+        raise OptionError(f"{magic} takes no options")
+    return False
 
 
 def _say(text: str) -> None:

@@ -111,7 +111,7 @@ def test_a_server_that_hangs_is_seen_and_stop_leaves_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with account_kernel(tmp_path, MODAL_SERVER_URL=url, **TOKEN) as kernel:
-            kernel.on_note = ("connecting", kernel.manager.interrupt_kernel)
+            kernel.on_note = ("waiting for Modal at", kernel.manager.interrupt_kernel)
             cell = kernel.run("%skyrl_modal ls")
             assert len(cell.error) == 1
             assert "RunStopped" in cell.error[0]

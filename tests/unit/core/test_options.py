@@ -109,6 +109,7 @@ def test_a_missing_value_says_what_it_is(flag: str) -> None:
         ("--gpus L4", "unknown option --gpus; did you mean --gpu?"),
         ("--noray", "unknown option --noray; did you mean --no-ray?"),
         ("--idle_timeout 5", "unknown option --idle_timeout; did you mean --idle-timeout?"),
+        ("--bg x", "unknown option --bg; -h lists the options"),
         ("--zzzzzz", "unknown option --zzzzzz; -h lists the options"),
         ("--timeou 5", "unknown option --timeou; did you mean --timeout?"),
         ("--detach x", "unknown option --detach"),
