@@ -47,6 +47,7 @@ from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.tables import Table, duration_text, size_text
+from skyrl_magic.ui.variables import Variables
 
 #: A session that turns out to have ended is started again once before a cell gives up.
 _START_TRIES = 2
@@ -56,9 +57,9 @@ _SIGNAL_BASE = 128
 
 @dataclass
 class Outcome:
-    """What a cell leaves: captured variables, and the error that it ends with."""
+    """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
 
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
     error: SkyRLMagicError | None = None
 
 
@@ -112,11 +113,14 @@ class Cells:
             note(line)
         return line
 
-    def run(self, given: Given, config: Given, folder: Path, command: str) -> Outcome:
+    def run(
+        self, given: Given, config: Given, folder: Path, command: str, variables: Variables | None = None
+    ) -> Outcome:
         """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
+        variables = variables or Variables()
         request = RunRequest(
             cell=command,
-            env=given.env or (),
+            env=(*(given.env or ()), *variables.env),
             workdir=given.workdir or "",
             out=given.out,
             err=given.err,
@@ -135,6 +139,7 @@ class Cells:
                     try:
                         session, _ = self._session(given, config, folder)
                         sink.session = session
+                        variables.send(session, request.uv)
                         watch = runs.start(session, request, run_id, sink, interrupts)
                         self.notebook.runs[run_id] = session
                         break
@@ -148,17 +153,26 @@ class Cells:
             except BaseException:
                 sink.close(None)
                 raise
-            return _outcome(request, result, sink)
+            outcome = _outcome(request, result, sink)
+            if outcome.error is None and not result.exit_code:
+                with interrupts.raising():
+                    _bring(variables, session, outcome)
+            return outcome
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
-        request, _ = self._request(given, config, folder)
-        session = self._services.sessions.join(request)
-        if session is None:
-            raise NotFound("there is no session to restart the kernel of: a %%skyrl_python cell starts one")
+        session = self._running(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
         self._outputs.forget_comms(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
+
+    def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:
+        """Set variables in the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
+        variables.send(self._running(given, config, folder, "push to"), given.uv or "")
+
+    def pull(self, given: Given, config: Given, folder: Path, variables: Variables) -> dict[str, Any]:
+        """Variables of the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
+        return variables.bring(self._running(given, config, folder, "pull from"))
 
     def ask_kernel(
         self, given: Given, config: Given, folder: Path, question: tuple[str, Mapping[str, Any], float]
@@ -208,6 +222,13 @@ class Cells:
         note(f"now in session {session.name}")
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _running(self, given: Given, config: Given, folder: Path, why: str) -> Session:
+        request, _ = self._request(given, config, folder)
+        session = self._services.sessions.join(request)
+        if session is None:
+            raise NotFound(f"there is no session to {why}: a %%skyrl_python cell starts one")
+        return session
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         resolved = resolve(given, config, folder, self._services.auto_backend)
@@ -384,6 +405,13 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
             return Outcome(variables)
     sink.close(None)
     return Outcome(variables, error)
+
+
+def _bring(variables: Variables, session: Session, outcome: Outcome) -> None:
+    try:
+        outcome.variables |= variables.bring(session)
+    except SkyRLMagicError as error:
+        outcome.error = error
 
 
 def _python_error(result: RunResult) -> SkyRLMagicError:

@@ -20,6 +20,8 @@ MAGICS = {
     "skyrl_modal",
     "skyrl_python",
     "skyrl_restart",
+    "skyrl_push",
+    "skyrl_pull",
     "skyrl_start",
     "skyrl_sessions",
     "skyrl_stop",
