@@ -161,18 +161,18 @@ class Cells:
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
-        session = self._running(given, config, folder, "restart the kernel of")
+        session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
         self._outputs.forget_comms(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
 
     def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:
         """Set variables in the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
-        variables.send(self._running(given, config, folder, "push to"), given.uv or "")
+        variables.send(self._joined(given, config, folder, "push to"), given.uv or "")
 
     def pull(self, given: Given, config: Given, folder: Path, variables: Variables) -> dict[str, Any]:
         """Variables of the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
-        return variables.bring(self._running(given, config, folder, "pull from"))
+        return variables.bring(self._joined(given, config, folder, "pull from"))
 
     def ask_kernel(
         self, given: Given, config: Given, folder: Path, question: tuple[str, Mapping[str, Any], float]
@@ -223,7 +223,7 @@ class Cells:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _running(self, given: Given, config: Given, folder: Path, why: str) -> Session:
+    def _joined(self, given: Given, config: Given, folder: Path, why: str) -> Session:
         request, _ = self._request(given, config, folder)
         session = self._services.sessions.join(request)
         if session is None:
