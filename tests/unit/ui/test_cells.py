@@ -153,7 +153,9 @@ def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ray").write_text(f"#!/bin/bash\nuntil [ -e {tmp_path}/go ]; do sleep 0.01; done\n")
+    (tmp_path / "bin" / "ray").write_text(
+        f"#!/bin/bash\nuntil [ -e {tmp_path}/go ] || [ $((i++)) = 3000 ]; do sleep 0.01; done\n"
+    )
     (tmp_path / "bin" / "ray").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     begin = CellProgress.begin
