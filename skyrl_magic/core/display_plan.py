@@ -22,6 +22,7 @@ from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
+from skyrl_magic.core.ray_noise import RayNoise
 from skyrl_magic.core.streams import Row, Screen, Stamp
 
 #: How long a partial line waits for its rest, in seconds.
@@ -47,12 +48,19 @@ class _Channel:
 
 
 class DisplayPlan:
-    """The messages for one cell. ``prefix`` makes its display ids unique; times are a monotonic clock's, in seconds."""
+    """The messages for one cell; times are a monotonic clock's, in seconds.
 
-    def __init__(self, run_id: str, prefix: str) -> None:
+    Args:
+        run_id: the run.
+        prefix: makes the display ids unique.
+        whole: Ray's lines about itself are shown too.
+    """
+
+    def __init__(self, run_id: str, prefix: str, *, whole: bool = False) -> None:
         self.intake = Intake()
         self._prefix = prefix
         self._budget = DisplayBudget()
+        self._noise = None if whole else RayNoise()
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
         self._run_id = run_id
@@ -120,6 +128,9 @@ class DisplayPlan:
             if channel.live:
                 self._close(channel, channel.live.rows, now_s)
         self._show_tail(now_s, TAIL_BYTES)
+        rest = self._noise.rest() if self._noise else ""
+        if rest:
+            self._note(rest, now_s)
         return self._queue.send(now_s, self._budget, final=True)
 
     def _forget_shown(self, now_s: float) -> None:
@@ -204,6 +215,9 @@ class DisplayPlan:
 
     def _show_row(self, channel: _Channel, row: Row, now_s: float) -> None:
         finished = row is not channel.screen.current
+        complete = finished and not (row.sent or row.wrapped or row.continued)
+        if self._noise and complete and self._fold(self._noise, row, now_s):
+            return
         if self._tail_live:
             if finished:
                 self._tail.add(row.text() + row.end)
@@ -223,6 +237,24 @@ class DisplayPlan:
         if text:
             self._queue.write(channel.name, text, now_s)
             self._use_head(text, now_s)
+
+    def _fold(self, noise: RayNoise, row: Row, now_s: float) -> bool:
+        """Whether the line was Ray's own, and something shorter is shown for it."""
+        line = row.text()
+        folded = noise.fold(line)
+        if folded == line:
+            return False
+        if folded is not None and self._tail_live:
+            self._tail.add(folded + row.end)
+        elif folded is not None:
+            self._note(folded, now_s)
+        return True
+
+    def _note(self, line: str, now_s: float) -> None:
+        """A line of ours: no part of the streams, and so in no colour of theirs."""
+        live = self._new_live("")
+        self._queue.open(live, now_s)
+        self._queue.change(live, line, now_s)
 
     def _use_head(self, text: str, now_s: float) -> None:
         self._head_bytes += len(text.encode())
