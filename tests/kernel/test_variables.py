@@ -194,6 +194,8 @@ def test_stop_while_the_kernel_is_busy_sets_nothing_then_or_later(
             assert re.search("RunStopped|KeyboardInterrupt", "".join(cell.error))
     finally:
         other.manager.interrupt_kernel()
+        while "error" not in seen:  # the signal has reached the session when the cell has ended
+            seen = other.client.get_iopub_msg(timeout=60)["msg_type"]
         other.close()
     assert value(kernel, "kept") == "'here'"
     assert kernel.run("%skyrl_python print(kept)").out == "there\n"
