@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
 from skyrl_magic.core.display_intake import Intake
-from skyrl_magic.core.display_merge import CLEAR_OUTPUT, COMM_TYPES
+from skyrl_magic.core.display_merge import CLEAR_OUTPUT, COMM_TYPES, takes_outputs
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
@@ -74,7 +74,7 @@ class DisplayPlan:
             self._forget_shown(now_s)
             self._queue.clear(message, now_s)
             return
-        if message.msg_type not in COMM_TYPES:  # those have no place among the text
+        if message.msg_type not in COMM_TYPES or takes_outputs(message):  # others have no place among the text
             self._settle(now_s, final=True)
         given_up = self._queue.show(message, now_s)
         if given_up:

@@ -29,9 +29,17 @@ class PythonEnd:
     """How a Python cell ended."""
 
     error: protocol.KernelMessage | None = None
-    """Jupyter's ``error`` message, where the cell raised."""
+    """Jupyter's ``error`` message, where it is the last thing that the cell shows; it was not shown yet."""
+    failed: str = ""
+    """The name of the error that the kernel replied with; empty where the cell ended well."""
     died: str = ""
     """Why the kernel ended under the cell; empty where it lives."""
+
+    @property
+    def well(self) -> bool:
+        """Whether the cell ran to its end."""
+        return not (self.error or self.failed or self.died)
+
     payload: list[Mapping[str, Any]] = field(default_factory=list)
     """What the kernel asks of the front end (a page of help, the next cell's text), as in Jupyter's reply."""
 
@@ -56,6 +64,10 @@ class PythonCell:
         for message in self._decoder.feed(event):
             self._take(message)
 
+    def before_text(self) -> None:
+        """Text of the cell comes: what was shown before it is shown before it."""
+        self._show_held()
+
     def _take(self, message: protocol.KernelMessage) -> None:
         kind = message.msg_type
         if kind == KERNEL_DIED:
@@ -74,6 +86,8 @@ class PythonCell:
     def _replied(self, content: Mapping[str, Any]) -> None:
         if content.get("status") == "ok":
             self._show_held()
+        else:
+            self.end.failed = str(content.get("ename") or "error")
         payload = content.get("payload")
         if isinstance(payload, list):
             self.end.payload = [item for item in payload if isinstance(item, dict)]

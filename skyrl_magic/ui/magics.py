@@ -125,9 +125,11 @@ class SkyRLMagic(Settings):
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return
+        from skyrl_magic.ui.front_end import fails_silently
+
         outcome = self.cells.run(given, self.given(), _folder(), command)
         self._assign(outcome.variables)
-        if outcome.error is not None:
+        if outcome.error is not None and not (cell is not None and fails_silently(outcome.error)):
             raise outcome.error
 
     @no_var_expand

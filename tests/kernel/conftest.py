@@ -25,6 +25,8 @@ class Cell:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     status: str = ""
+    payload: list[dict[str, Any]] = field(default_factory=list)
+    """What the reply asks of the front end."""
 
     def text(self, name: str) -> str:
         """All of one stream."""
@@ -76,7 +78,9 @@ class Kernel:
         self.asked: list[dict[str, Any]] = []
         """The contents of the questions that came."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
-        self.manager.start_kernel(cwd=str(folder), env=os.environ | env)
+        # ipykernel leaves the descriptors alone where it believes that a test runs it.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        self.manager.start_kernel(cwd=str(folder), env=inherited | env)
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
@@ -103,6 +107,7 @@ class Kernel:
         hooks: dict[str, Any] = {"output_hook": hear, "stdin_hook": answer}
         reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, store_history=True, **hooks)
         cell.status = reply["content"]["status"]
+        cell.payload = reply["content"].get("payload", [])
         return cell
 
     def close(self) -> None:
