@@ -29,8 +29,10 @@ COALESCE_S = 0.02
 ROOM_BYTES = 256 * 1024
 #: Pieces of a journal that a feed holds before it reads on.
 _ENOUGH_PIECES = 1000
+#: What travels whole is cut into chunks of so many bytes: large ones cost Python less and compress better.
+WHOLE_CHUNK_BYTES = 1024 * 1024
 #: Chunks that one watch sends before others get their turn.
-_CHUNKS_PER_TURN = 4
+_CHUNKS_PER_TURN = 2
 #: UTF-8: the least first byte of a character of so many bytes, and what a byte inside one looks like.
 _FIRST_BYTES = ((0xF0, 4), (0xE0, 3), (0xC0, 2))
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
@@ -67,15 +69,16 @@ def _continues(byte: int) -> bool:
 def tail_start(window: bytes) -> int:
     """Where to begin showing ``window`` after a gap.
 
-    At a line's start where there is one; in one line that is redrawn with carriage returns at its last state; else at
+    In a line that is redrawn with carriage returns at its last state; else at a line's start where there is one, or at
     a character's start.
     """
     newline = window.find(b"\n", 0, max(len(window) - 1, 0))
-    if newline >= 0:
-        return newline + 1
-    redraw = window.rfind(b"\r", 0, max(len(window) - 2, 0))
+    first_line = window[:newline] if newline >= 0 else window
+    redraw = first_line.rstrip(b"\r\n").rfind(b"\r")
     if redraw >= 0:
         return redraw
+    if newline >= 0:
+        return newline + 1
     start = 0
     while start < min(3, len(window)) and _continues(window[start]):
         start += 1
@@ -156,7 +159,7 @@ class AllFeed(Feed):
             if not self._room():
                 return
             stream, start, end = self._pending[0]
-            data = self._cursor.read(stream, start, min(end, start + protocol.CHUNK_BYTES))
+            data = self._cursor.read(stream, start, min(end, start + WHOLE_CHUNK_BYTES))
             self._output(stream, start, data)
             if start + len(data) >= end or not data:
                 self._pending.pop(0)
@@ -345,7 +348,7 @@ class JournalReader:
         for _ in range(_CHUNKS_PER_TURN):
             if self.over or not has_room(self._sink):
                 return
-            stop = min(self._at + protocol.CHUNK_BYTES, self._end)
+            stop = min(self._at + WHOLE_CHUNK_BYTES, self._end)
             data = self._cursor.read(self._request.stream, self._at, stop) if stop > self._at else b""
             compressed, payload = protocol.pack_payload(data)
             self.over = self._at + len(data) >= self._end or not data

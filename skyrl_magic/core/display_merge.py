@@ -26,9 +26,7 @@ def merge_key(message: KernelMessage) -> object:
     if message.msg_type in _NAMED:
         display_id = _display_id(message)
         return None if display_id is None else ("display", str(display_id))
-    if message.msg_type != "comm_msg" or takes_outputs(message):
-        return None
-    return ("comm", str(message.content.get("comm_id")))
+    return ("comm", str(message.content.get("comm_id"))) if message.msg_type == "comm_msg" else None
 
 
 def merged_message(waiting: KernelMessage, new: KernelMessage) -> KernelMessage | None:
@@ -42,6 +40,11 @@ def merged_message(waiting: KernelMessage, new: KernelMessage) -> KernelMessage 
     if new.msg_type == waiting.msg_type == "comm_msg":
         return _merged_state(waiting, new)
     return None
+
+
+def is_state(message: KernelMessage) -> bool:
+    """Whether a message only sets a widget's state, which has no place among what is printed."""
+    return message.msg_type == "comm_msg" and _update(message) is not None
 
 
 def _display_id(message: KernelMessage) -> object:
@@ -64,4 +67,5 @@ def _update(message: KernelMessage) -> Mapping[str, Any] | None:
     if not isinstance(data, dict) or data.get("method") != "update" or message.buffers:
         return None
     state = data.get("state")
-    return state if isinstance(state, dict) else None
+    # An Output widget's msg_id says whose output it takes from now on: what comes before it and behind it matters.
+    return state if isinstance(state, dict) and "msg_id" not in state else None
