@@ -20,7 +20,7 @@ import zmq
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
-from skyrl_magic.agent import kernel_helper
+from skyrl_magic.agent import kernel_helper, procs
 from skyrl_magic.agent.kernel_pipes import ByteStream, CellPipes, Header, Reader
 
 #: The name under which user code could, but need not, import :mod:`skyrl_magic.agent.kernel_helper`.
@@ -185,6 +185,7 @@ def run_kernel(connection_file: str, paths: List[str]) -> None:
         connection_file: Jupyter's.
         paths: folders of the checkout's packages, which come after everything on ``sys.path``.
     """
+    procs.die_with_parent()  # a relay that is killed must not leave a kernel that nobody hears
     sys.modules[HELPER_NAME] = kernel_helper
     stream = type(sys)(_STREAM_NAME)
     stream.Stream = Stream  # type: ignore[attr-defined]

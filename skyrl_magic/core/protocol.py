@@ -503,6 +503,8 @@ class ExecuteRun(Message):
     workdir: str = ""
     env: Dict[str, str] = dataclasses.field(default_factory=dict)
     allow_stdin: bool = False
+    note: str = ""
+    """A line that the cell's stderr begins with; empty for none."""
 
 
 @_kind(101)
@@ -534,7 +536,7 @@ class RelayReady(Message):
 @_kind(104)
 @dataclasses.dataclass(frozen=True)
 class RelayFailed(Message):
-    """There can be no kernel; ``detail`` is one line that says why. The relay ends."""
+    """There is no kernel, or no more; ``detail`` is one line that says why. The relay ends."""
 
     detail: str = ""
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.outputs import ERROR, EXECUTE_REPLY, INPUT_REQUEST, KERNEL_DIED, OutputsDecoder
+from skyrl_magic.core.tracebacks import bounded_error
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 
@@ -79,7 +80,7 @@ class PythonCell:
         else:
             self._show_held()  # an error that was not the cell's end
             if kind == ERROR:
-                self.end.error = message
+                self.end.error = bounded_error(message, self._run_id)
             else:
                 self._view.message(message)
 

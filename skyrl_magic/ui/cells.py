@@ -400,6 +400,11 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         if isinstance(error, CellError) and not request.raise_error:
             _shown_only(result.python, sink)
             error = None
+    elif result.reason and result.python is not None:
+        error = KernelDied(
+            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
+            "and the next Python cell starts a new kernel"
+        )
     elif result.reason:
         error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
     elif result.exit_code:

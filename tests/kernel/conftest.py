@@ -79,6 +79,8 @@ class Kernel:
         """The same for a display."""
         self.answers: list[str] = []
         """What the user will answer to ``input()``, in order."""
+        self.on_question: Callable[[], object] | None = None
+        """What to do, once, instead of answering."""
         self.asked: list[dict[str, Any]] = []
         """The contents of the questions that came."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
@@ -110,6 +112,10 @@ class Kernel:
 
         def answer(message: dict[str, Any]) -> None:
             self.asked.append(message["content"])
+            if self.on_question is not None:
+                do, self.on_question = self.on_question, None
+                do()
+                return
             self.client.input(self.answers.pop(0))
 
         hooks: dict[str, Any] = {"output_hook": hear, "stdin_hook": answer}
