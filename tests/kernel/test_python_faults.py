@@ -157,31 +157,6 @@ def test_stop_while_the_cell_asks(kernel: Kernel) -> None:
     assert python(kernel, "4").result == "4"
 
 
-#: Goes on, and says when another cell waits for this one.
-SEES_THE_NEXT = """
-import pathlib, sys, time
-runs = pathlib.Path(sys.argv[2]).parents[2] / 'runs'
-print('begun')
-while not any(b'never ' + b'shown' in file.read_bytes() for file in runs.glob('*/cell*')): time.sleep(0.05)
-print('the next one waits')
-time.sleep(300)
-"""
-
-
-def test_stop_of_a_cell_that_waits_for_another_notebooks(kernel: Kernel, other: Kernel) -> None:
-    first = Running(kernel, PYTHON + SEES_THE_NEXT)
-    first.until_text("begun")
-    second = Running(other, PYTHON + "print('never shown')")
-    first.until_text("waits")
-    other.manager.interrupt_kernel()
-    stopped = second.end()
-    assert stopped.out == ""
-    assert len(stopped.error) == 1
-    assert "stopped before the run began" in stopped.error[0]
-    kernel.manager.interrupt_kernel()
-    assert "KeyboardInterrupt" in first.end().error[-1]
-
-
 def test_a_second_stop_ends_a_kernel_that_does_not_hear_the_first(kernel: Kernel) -> None:
     deaf = "import signal, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\nprint('deaf')\n"
     first = Running(kernel, PYTHON + deaf + "time.sleep(300)")
