@@ -8,9 +8,11 @@ cell's environment and moves variables.
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import sys
 import threading
+from collections import defaultdict
 from io import StringIO
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
@@ -19,8 +21,9 @@ import zmq
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
-from skyrl_magic.agent import kernel_helper
+from skyrl_magic.agent import kernel_helper, procs
 from skyrl_magic.agent import paths as paths_of_agent
+from skyrl_magic.agent.kernel_pipes import ByteStream, CellPipes, Header, Reader
 from skyrl_magic.agent.kernel_ray import PRINTING_THREADS, RayOutput
 
 #: The name under which user code could, but need not, import :mod:`skyrl_magic.agent.kernel_helper`.
@@ -37,10 +40,59 @@ class Stream(OutStream):
     The original hashes its cell's header at each write, which makes ``print`` three times slower than this.
     """
 
+    _reader = Reader()
+
     def __init__(self, *args: Any, **options: Any) -> None:
         self._cell: Optional[Dict[str, Any]] = None
         self._cell_buffer = StringIO()
+        self._pipes: Optional[CellPipes] = None
         super().__init__(*args, **options)
+        self.buffer = ByteStream(self, lambda: self.parent_header, self._write_for)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _setup_stream_redirects(self, name: str) -> None:
+        """What comes through the descriptor is read by :class:`Reader`, and is not copied to the kernel's log."""
+        self._should_watch = False
+        self._fd: int = getattr(sys, f"__{name}__").fileno()
+        self._original_stdstream_copy = os.dup(self._fd)
+        self._pipes = CellPipes(self._fd, self._reader, self._write_for)
+        self._pipes.begin({})
+
+    def fileno(self) -> int:
+        """The descriptor that processes inherit: what is written there is shown."""
+        return self._fd
+
+    def set_parent(self, parent: Dict[str, Any]) -> None:
+        """A cell begins, or another request."""
+        super().set_parent(parent)
+        header: Header = self.parent_header
+        if self._pipes is not None and header.get("msg_type") == "execute_request":
+            self._pipes.begin(header)
+
+    def flush(self) -> None:
+        """With what came through the descriptor by now."""
+        if self._pipes is not None and self._is_master_process():
+            self._pipes.drain()
+        super().flush()
+
+    def _forget(self) -> None:
+        """In a forked child: what waits is its parent's to send, and so is the thread that may have had the lock."""
+        self._buffer_lock = threading.RLock()
+        self._buffers = defaultdict(StringIO)
+        self._cell, self._pipes = None, None
+
+    def _flush_buffers(self) -> Any:
+        """With half surrogate pairs, which no message can hold, written out."""
+        for parent, text in super()._flush_buffers():
+            yield parent, text if text.isascii() else _encodable(text)
+
+    def _write_for(self, text: str, header: Header) -> None:
+        """Write for another cell than the thread's own."""
+        token = self._parent_header.set(header)
+        try:
+            self.write(text)
+        finally:
+            self._parent_header.reset(token)
 
     def write(self, string: str) -> Optional[int]:  # type: ignore[override]
         """As the original does."""
@@ -53,7 +105,7 @@ class Stream(OutStream):
             self._cell_buffer.write(string)
             waiting_chars = self._cell_buffer.tell()
         if waiting_chars > _MAX_WAITING_CHARS:
-            self.flush()
+            super().flush()
         if not self._flush_pending:
             self._schedule_flush()
         return len(string)
@@ -77,6 +129,14 @@ class Stream(OutStream):
             return super()._rotate_buffers()
 
 
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
 class KernelApp(IPKernelApp):
     """An ipykernel none of whose outputs is dropped: the relay's journal takes them all."""
 
@@ -92,6 +152,19 @@ class KernelApp(IPKernelApp):
         events.register("pre_run_cell", RAY_OUTPUT.cell_begins)
         events.register("post_run_cell", RAY_OUTPUT.cell_ends)
 
+    def start(self) -> None:
+        """Streams that a cell has put something before still hear which cell runs."""
+        shell: Any = self.shell
+        streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Stream)]
+
+        def tell(_: Any) -> None:
+            for stream in streams:
+                if stream not in (sys.stdout, sys.stderr):
+                    stream.set_parent(shell.parent_header)
+
+        shell.events.register("pre_run_cell", tell)
+        super().start()
+
 
 def keep_output_with_its_cell() -> None:
     """A thread's output belongs to the cell that started it, also when another one runs by then."""
@@ -103,7 +176,8 @@ def keep_output_with_its_cell() -> None:
             start(self)
             return
         context, run = contextvars.copy_context(), self.run
-        self.run = lambda: context.run(run)  # type: ignore[method-assign]
+        # No lambda: it would be a line of each traceback.
+        self.run = functools.partial(context.run, run)  # type: ignore[method-assign]
         start(self)
 
     threading.Thread.start = start_in_context  # type: ignore[method-assign]
@@ -116,6 +190,7 @@ def run_kernel(connection_file: str, paths: List[str]) -> None:
         connection_file: Jupyter's.
         paths: folders of the checkout's packages, which come after everything on ``sys.path``.
     """
+    procs.die_with_parent()  # a relay that is killed must not leave a kernel that nobody hears
     sys.modules[HELPER_NAME] = kernel_helper
     kernel_helper.blobs = Path(connection_file).parents[2] / paths_of_agent.BLOBS  # state/py/N/kernel.json
     stream = type(sys)(_STREAM_NAME)

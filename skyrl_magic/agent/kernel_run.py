@@ -59,6 +59,11 @@ class KernelRun:
     def begin(self) -> None:
         """The kernel has the cell."""
         self._began = time.monotonic()
+        if self.request.note:
+            self._say(self.request.note)
+
+    def _say(self, text: str) -> None:
+        self._write(protocol.STREAMS.index(protocol.STDERR), f"skyrl_magic: {text}\n".encode("utf-8", "replace"))
 
     def record(self, message: Message) -> None:
         """Keep a message of the kernel: text as text, everything else as it is."""
@@ -77,8 +82,7 @@ class KernelRun:
         except (TypeError, ValueError):  # no JSON: from a kernel of another making
             return
         if len(data) > _MAX_MESSAGE_BYTES:
-            text = f"skyrl_magic: a {message.msg_type} of over {_MAX_MESSAGE_BYTES // 2**20} MiB was left out\n"
-            self._write(protocol.STREAMS.index(protocol.STDERR), text.encode())
+            self._say(f"a {message.msg_type} of over {_MAX_MESSAGE_BYTES // 2**20} MiB was left out")
             return
         self._write(_OUTPUTS, data)
 
@@ -89,7 +93,7 @@ class KernelRun:
 
     def refuse(self, text: str) -> None:
         """The cell could not be run."""
-        self._write(protocol.STREAMS.index(protocol.STDERR), f"skyrl_magic: {text}\n".encode())
+        self._say(text)
         self._exit_code = EXIT_ERROR
 
     def interrupted(self) -> None:

@@ -73,6 +73,7 @@ class KernelHost:
         self._channel: Optional[Channel] = None
         self._runs: List[str] = []
         self._detail = ""
+        self._lost = ""
         self._requests = itertools.count(1)
         self._askers: Dict[int, Tuple[Asker, int]] = {}
         self._generation = 0
@@ -89,6 +90,9 @@ class KernelHost:
         """Execute a run's cell; a kernel is started where there is none."""
         self._runs.append(request.run_id)
         self._ensure(uv)
+        if self._lost:
+            note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
+            request, self._lost = dataclasses.replace(request, note=note), ""
         self._send(request)
 
     def send_signal(self, run_id: str, number: int) -> None:
@@ -126,6 +130,7 @@ class KernelHost:
             return
         if not request.keep:
             self.close("the Python kernel was restarted")
+            self._lost = ""
         self.start(client, request.request, request.uv)
 
     def close(self, detail: str) -> None:
@@ -208,8 +213,10 @@ class KernelHost:
         if channel is not None:
             channel.close()
         control.close()
-        self.state = OFF
         detail = self._detail or "the Python kernel's relay ended"
+        if self.state == READY:
+            self._lost = detail
+        self.state = OFF
         for run_id in list(self._runs):
             self._ended(run_id, None, detail)
         waiting = [*self._when_ready, *self._askers.values()]

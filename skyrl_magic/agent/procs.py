@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 #: After so many walks of a tree that keeps forking the rest is left to the next signal.
 _MAX_WALKS = 20
 
@@ -21,6 +22,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def become_subreaper() -> bool:
     """Adopt every orphan below this process (``setsid``, double forks). False where the kernel refuses."""
     return int(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+def die_with_parent() -> None:
+    """End this process when the thread that started it ends, however that comes about."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def descendants(root: int) -> List[int]:

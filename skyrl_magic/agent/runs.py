@@ -239,9 +239,7 @@ class RunTable:
         """A Python run is over; ``detail`` says why where the kernel's relay could not."""
         run = self._runs[run_id]
         if end is None:
-            with contextlib.suppress(OSError), (run.folder / protocol.STDERR).open("ab") as stderr:
-                stderr.write(f"skyrl_magic: {detail}\n".encode("utf-8", "backslashreplace"))
-            run.exit_code, run.duration_s = EXIT_NO_KERNEL, time.time() - run.started_at
+            run.reason, run.exit_code, run.duration_s = detail, EXIT_NO_KERNEL, time.time() - run.started_at
         else:
             run.take_end(end)
         self._over(run)

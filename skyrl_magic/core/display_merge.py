@@ -14,6 +14,13 @@ DISPLAYS = frozenset({"display_data", "update_display_data", "execute_result"})
 _NAMED = ("display_data", "update_display_data")
 
 
+def takes_outputs(message: KernelMessage) -> bool:
+    """Whether a widget begins or ends to take what the cell shows: it has its place among that."""
+    data = message.content.get("data")
+    state = data.get("state") if isinstance(data, dict) else None
+    return message.msg_type in COMM_TYPES and isinstance(state, dict) and "msg_id" in state
+
+
 def merge_key(message: KernelMessage) -> object:
     """What two messages have in common that may stand for one another; None for a message that stands alone."""
     if message.msg_type in _NAMED:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TypeAlias
 
 from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget, RichBudget
-from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message
+from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
 from skyrl_magic.core.protocol import KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
@@ -82,8 +82,18 @@ class _Message:
     """None once it is shown or given up."""
 
     @property
-    def is_comm(self) -> bool:
-        return self.message is not None and self.message.msg_type in COMM_TYPES
+    def is_border(self) -> bool:
+        """What comes after it is shown elsewhere."""
+        return self.message is not None and takes_outputs(self.message)
+
+    def outlives_clear(self) -> bool:
+        """Whether it has an effect outside of what is cleared; a display that has one becomes an update."""
+        if self.message is None or self.message.msg_type in COMM_TYPES:
+            return self.message is not None
+        if merge_key(self.message) is None:
+            return False
+        self.message = dataclasses.replace(self.message, msg_type="update_display_data")
+        return True
 
 
 class DisplayQueue:
@@ -157,11 +167,19 @@ class DisplayQueue:
         self._items.appendleft(live)
 
     def clear(self, message: KernelMessage, now_s: float) -> None:
-        """Append a ``clear_output``: what waits before it need not be shown any more, but for comms."""
-        kept = [item for item in self._items if isinstance(item, _Message) and item.is_comm]
-        self._items = deque(kept)
-        self._by_key = {key: item for key, item in self._by_key.items() if item.is_comm}
-        self._displays.clear()
+        """Append a ``clear_output``: what it clears and was not sent yet need not be sent any more.
+
+        It clears the cell, or since a widget began to take what the cell shows, that widget. Comms go on, and so do
+        displays of earlier cells that are updated.
+        """
+        items = list(self._items)
+        begins = [at for at, item in enumerate(items) if isinstance(item, _Message) and item.is_border]
+        first = begins[-1] + 1 if begins else 0
+        kept = [item for item in items[first:] if isinstance(item, _Message) and item.outlives_clear()]
+        self._items = deque([*items[:first], *kept])
+        there = [item for item in self._items if isinstance(item, _Message)]
+        self._by_key = {key: item for key, item in self._by_key.items() if item in there}
+        self._displays = deque(item for item in self._displays if item in there)
         self._changed.clear()
         self._append(_Message(message), now_s)
         self.last = None

@@ -105,6 +105,8 @@ class CellError(RunError):
 
     traceback: tuple[str, ...] = ()
     run_id = ""
+    shown = False
+    """What there is to see of it was shown among the cell's outputs."""
 
     @classmethod
     def named(cls, name: str, message: str, traceback: Iterable[str], run_id: str) -> CellError:

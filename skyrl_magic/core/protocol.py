@@ -522,6 +522,8 @@ class ExecuteRun(Message):
     workdir: str = ""
     env: Dict[str, str] = dataclasses.field(default_factory=dict)
     allow_stdin: bool = False
+    note: str = ""
+    """A line that the cell's stderr begins with; empty for none."""
 
 
 @_kind(101)

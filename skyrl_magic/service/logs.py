@@ -55,17 +55,20 @@ def replay(
     Args:
         session: where it ran.
         run: as :func:`summary` gives it; what it writes later is not waited for.
-        streams: which of ``stdout`` and ``stderr``.
+        streams: which of ``stdout``, ``stderr`` and ``outputs``.
         sink: takes the frames.
         policy: ``protocol.SHOW`` for what a cell can show, ``protocol.ALL`` for every byte.
 
     Raises:
         SessionError: the session is gone, or stopped answering.
     """
-    size_bytes = {protocol.STDOUT: run.stdout_bytes, protocol.STDERR: run.stderr_bytes}
+    size_bytes = dict(
+        zip(protocol.JOURNAL_STREAMS, (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes), strict=True)
+    )
     left = {stream: size_bytes[stream] for stream in streams if size_bytes[stream] > 0}
-    policies = {stream: policy if stream in left else protocol.NONE for stream in protocol.STREAMS}
-    request = protocol.WatchRun(run.run_id, stdout=policies[protocol.STDOUT], stderr=policies[protocol.STDERR])
+    policies = {stream: policy if stream in left else protocol.NONE for stream in protocol.JOURNAL_STREAMS}
+    out, err, outputs = (policies[stream] for stream in protocol.JOURNAL_STREAMS)
+    request = protocol.WatchRun(run.run_id, stdout=out, stderr=err, outputs=outputs)
     watch = session.channel.add_watch(request)
     try:
         if left:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.outputs import ERROR, EXECUTE_REPLY, INPUT_REQUEST, KERNEL_DIED, OutputsDecoder
+from skyrl_magic.core.tracebacks import bounded_error
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 
@@ -29,9 +30,17 @@ class PythonEnd:
     """How a Python cell ended."""
 
     error: protocol.KernelMessage | None = None
-    """Jupyter's ``error`` message, where the cell raised."""
+    """Jupyter's ``error`` message, where it is the last thing that the cell shows; it was not shown yet."""
+    failed: str = ""
+    """The name of the error that the kernel replied with; empty where the cell ended well."""
     died: str = ""
     """Why the kernel ended under the cell; empty where it lives."""
+
+    @property
+    def well(self) -> bool:
+        """Whether the cell ran to its end."""
+        return not (self.error or self.failed or self.died)
+
     payload: list[Mapping[str, Any]] = field(default_factory=list)
     """What the kernel asks of the front end (a page of help, the next cell's text), as in Jupyter's reply."""
 
@@ -56,6 +65,10 @@ class PythonCell:
         for message in self._decoder.feed(event):
             self._take(message)
 
+    def before_text(self) -> None:
+        """Text of the cell comes: what was shown before it is shown before it."""
+        self._show_held()
+
     def _take(self, message: protocol.KernelMessage) -> None:
         kind = message.msg_type
         if kind == KERNEL_DIED:
@@ -67,13 +80,15 @@ class PythonCell:
         else:
             self._show_held()  # an error that was not the cell's end
             if kind == ERROR:
-                self.end.error = message
+                self.end.error = bounded_error(message, self._run_id)
             else:
                 self._view.message(message)
 
     def _replied(self, content: Mapping[str, Any]) -> None:
         if content.get("status") == "ok":
             self._show_held()
+        else:
+            self.end.failed = str(content.get("ename") or "error")
         payload = content.get("payload")
         if isinstance(payload, list):
             self.end.payload = [item for item in payload if isinstance(item, dict)]

@@ -333,6 +333,8 @@ class _Takers:
             if self.python is not None:
                 self.python.feed(event)
         elif isinstance(event, (protocol.Output, protocol.Gap)):
+            if self.python is not None:
+                self.python.before_text()
             self.sink.feed(event)
 
 

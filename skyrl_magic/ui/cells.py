@@ -34,6 +34,7 @@ from skyrl_magic.service.checkout import (
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, restart_kernel
+from skyrl_magic.service.python_cell import PythonEnd
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import Place, SessionRequest
@@ -372,12 +373,7 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     variables = {
         name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
     }
-    if result.commit_error:
-        sink.note(f"{result.commit_error}; the next run's end commits again")
-    if result.journal_error:
-        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
-    if result.python is not None:
-        write_payload(result.python.payload)
+    _note_end(result, sink)
     error: SkyRLMagicError | None = None
     took = duration_text(result.duration_s)
     if result.stopped and result.python is None:
@@ -389,8 +385,16 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
         error = RunStopped(
             f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
         )
-    elif result.python is not None and (result.python.died or result.python.error):
-        error = _python_error(result)
+    elif result.python is not None and not result.python.well:
+        error = _python_error(result, result.python)
+        if isinstance(error, CellError) and not request.raise_error:
+            _shown_only(result.python, sink)
+            error = None
+    elif result.reason and result.python is not None:
+        error = KernelDied(
+            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
+            "and the next Python cell starts a new kernel"
+        )
     elif result.reason:
         error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
     elif result.exit_code:
@@ -414,17 +418,36 @@ def _bring(variables: Variables, session: Session, outcome: Outcome) -> None:
         outcome.error = error
 
 
-def _python_error(result: RunResult) -> SkyRLMagicError:
-    end = result.python
-    if end is not None and end.error is not None:
+def _note_end(result: RunResult, sink: CellSink) -> None:
+    if result.commit_error:
+        sink.note(f"{result.commit_error}; the next run's end commits again")
+    if result.journal_error:
+        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
+    if result.python is not None:
+        write_payload(result.python.payload)
+
+
+def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
+    run_id = result.run_id
+    if end.error is not None:
         content = end.error.content
         lines = [str(line) for line in content.get("traceback") or ()]
-        return CellError.named(str(content.get("ename", "")), str(content.get("evalue", "")), lines, result.run_id)
-    cause = "Stop ended it" if result.stopped == signal.SIGKILL.name else end.died if end is not None else ""
+        return CellError.named(str(content.get("ename", "")), str(content.get("evalue", "")), lines, run_id)
+    if end.failed and not end.died:
+        error = CellError.named(end.failed, f"the cell failed, as its output says; run {run_id}", (), run_id)
+        error.shown = True
+        return error
+    cause = "Stop ended it" if result.stopped == signal.SIGKILL.name else end.died
     return KernelDied(
-        f"the Python kernel ended in run {result.run_id}: {cause}; its variables are gone, the session goes on "
+        f"the Python kernel ended in run {run_id}: {cause}; its variables are gone, the session goes on "
         "and the next Python cell starts a new kernel"
     )
+
+
+def _shown_only(end: PythonEnd, sink: CellSink) -> None:
+    """The error is an output like any other: nothing is raised."""
+    if end.error is not None:
+        sink.message(end.error)
 
 
 def _lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:

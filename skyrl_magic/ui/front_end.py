@@ -8,6 +8,8 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from skyrl_magic.core.errors import CellError, SkyRLMagicError
+
 #: The payloads of a Jupyter reply that concern a notebook (``ask_exit`` would end this notebook's own kernel).
 _PAYLOADS = ("page", "set_next_input")
 
@@ -30,3 +32,21 @@ def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:
     for item in payload:
         if item.get("source") in _PAYLOADS:
             shell.payload_manager.write_payload(dict(item))
+
+
+def fails_silently(error: SkyRLMagicError) -> bool:
+    """Let the cell that runs fail with an error that was shown already; False where it must be raised to be seen.
+
+    IPython shows what a cell raises, and here the remote kernel has shown all there is: a usage error's one line, say.
+    """
+    shell: Any = get_ipython()
+    if not isinstance(error, CellError) or not error.shown or shell is None:
+        return False
+
+    def fail(result: Any) -> None:
+        shell.events.unregister("post_run_cell", fail)
+        if result.error_in_exec is None:
+            result.error_in_exec = error
+
+    shell.events.register("post_run_cell", fail)
+    return True

@@ -13,9 +13,9 @@ from skyrl_magic.core.options import RUN, Option, read_options
 from skyrl_magic.service import logs
 from skyrl_magic.service.find_run import Found
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import payload_bytes
 from skyrl_magic.ui.display import RunDisplay, note
 from skyrl_magic.ui.notebook import Notebook
+from skyrl_magic.ui.replay import ReplayText, ReplayView
 from skyrl_magic.ui.tables import size_text
 
 USAGE = "usage: %skyrl_logs [RUN] [--stdout|--stderr] [--tail LINES] [--bytes FROM:TO] [--save PATH]"
@@ -89,11 +89,14 @@ def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) 
             display = RunDisplay(run.run_id, whole=True)
             display.feed(protocol.Output(run.run_id, streams[0], 0, len(data), payload=data))
             display.close(None)
-    elif "save" in found:
+        return
+    if not any(found.get(stream) for stream in protocol.STREAMS):
+        streams.append(protocol.OUTPUTS)
+    if "save" in found:
         _save(session, run, streams, _path(found["save"]))
     else:
         display = RunDisplay(run.run_id, whole=True)
-        logs.replay(session, run, streams, protocol.SHOW, lambda event: _feed(display, event))
+        logs.replay(session, run, streams, protocol.SHOW, ReplayView(run.run_id, display).feed)
         display.close(None)
 
 
@@ -103,23 +106,11 @@ def _part(session: Session, run: protocol.RunSummary, stream: str, found: dict[s
     return logs.byte_range(session, run, stream, *found["bytes"])
 
 
-def _feed(display: RunDisplay, event: protocol.Message) -> None:
-    if isinstance(event, (protocol.Output, protocol.Gap)):
-        display.feed(event)
-        display.tick()
-
-
 def _save(session: Session, run: protocol.RunSummary, streams: list[str], path: Path) -> None:
-    size = 0
     with _saving(path) as file:
-
-        def write(event: protocol.Message) -> None:
-            nonlocal size
-            if isinstance(event, protocol.Output):
-                size += file.write(payload_bytes(event))
-
-        logs.replay(session, run, streams, protocol.ALL, write)
-    note(f"{size_text(size)} of run {run.run_id} are in {path}")
+        text = ReplayText(file.write)
+        logs.replay(session, run, streams, protocol.ALL, text.feed)
+    note(f"{size_text(text.size_bytes)} of run {run.run_id} are in {path}")
 
 
 @contextlib.contextmanager

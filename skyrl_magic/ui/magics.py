@@ -135,12 +135,13 @@ class SkyRLMagic(Settings):
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return
+        from skyrl_magic.ui.front_end import fails_silently
         from skyrl_magic.ui.variables import of_cell
 
         variables = of_cell(given, self._namespace())
         outcome = self.cells.run(given, self.given(), _folder(), command, variables)
         self._assign(outcome.variables)
-        if outcome.error is not None:
+        if outcome.error is not None and not (cell is not None and fails_silently(outcome.error)):
             raise outcome.error
 
     @no_var_expand

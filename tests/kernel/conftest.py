@@ -27,6 +27,8 @@ class Cell:
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     status: str = ""
+    payload: list[dict[str, Any]] = field(default_factory=list)
+    """What the reply asks of the front end."""
 
     def text(self, name: str) -> str:
         """All of one stream."""
@@ -77,10 +79,14 @@ class Kernel:
         """The same for a display."""
         self.answers: list[str] = []
         """What the user will answer to ``input()``, in order."""
+        self.on_question: Callable[[], object] | None = None
+        """What to do, once, instead of answering."""
         self.asked: list[dict[str, Any]] = []
         """The contents of the questions that came."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
-        self.manager.start_kernel(cwd=str(folder), env=os.environ | env, preexec_fn=preexec_fn)
+        # ipykernel leaves the descriptors alone where it believes that a test runs it.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        self.manager.start_kernel(cwd=str(folder), env=inherited | env, preexec_fn=preexec_fn)
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
@@ -106,11 +112,16 @@ class Kernel:
 
         def answer(message: dict[str, Any]) -> None:
             self.asked.append(message["content"])
+            if self.on_question is not None:
+                do, self.on_question = self.on_question, None
+                do()
+                return
             self.client.input(self.answers.pop(0))
 
         hooks: dict[str, Any] = {"output_hook": hear, "stdin_hook": answer}
         reply = self.client.execute_interactive(code, timeout=timeout_s, store_history=True, **hooks)
         cell.status = reply["content"]["status"]
+        cell.payload = reply["content"].get("payload", [])
         return cell
 
     def close(self) -> None:

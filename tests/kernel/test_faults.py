@@ -7,43 +7,15 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from skyrl_magic.loopback.daemon import ServerAddress
 from tests.contract.conftest import make_checkout
 from tests.kernel.conftest import SETTINGS, Kernel, make_kernel
-
-
-def processes_of(server: ServerAddress, word: str) -> list[psutil.Process]:
-    """The agent's processes of this kind (``attach``, ``supervise``) in the sandboxes of this server alone."""
-    keepers = [p for p in psutil.process_iter(["cmdline"]) if _keeps(p.info["cmdline"] or [""], server)]
-    found = {child for keeper in keepers for child in keeper.children(recursive=True)}
-    # An exec's process is the server's own child, by nsenter.
-    found |= set(psutil.Process(server.pid).children(recursive=True))
-    return [p for p in found if {"/opt/skyrl_magic/agent.pyz", word} <= _words(p) and "nsenter" not in _words(p)]
-
-
-def _words(process: psutil.Process) -> set[str]:
-    """Its command's words; none where it has just ended, as the cells' short sleeps do."""
-    with suppress(psutil.NoSuchProcess):
-        return {Path(word).name if word.endswith("nsenter") else word for word in process.cmdline()}
-    return set()
-
-
-def _keeps(words: list[str], server: ServerAddress) -> bool:
-    return words[-1].startswith(f"{server.state_dir}/sandboxes/")
-
-
-def kill(server: ServerAddress, word: str) -> None:
-    found = processes_of(server, word)
-    assert found
-    for process in found:
-        process.kill()
-
+from tests.kernel.processes import kill
 
 COUNT = "%%skyrl_modal\nfor i in $(seq 1 40); do echo line $i; sleep 0.05; done"
 
