@@ -199,7 +199,8 @@ class DisplayPlan:
                 self._tail.add(row.text() + row.end)
             return
         text = row.text(row.sent)
-        chars = row.sent_chars + len(text)
+        before, chars = row.sent_chars, row.sent_chars + len(text)
+        shown_again = ""
         if row.padded and row.unsent_since:
             row.stale = True
         if row.stale:
@@ -208,11 +209,12 @@ class DisplayPlan:
             chars = len(text)
             if self._queue.last == channel.name:
                 text = ("\n" if row.continued else "\r") + text
+                shown_again = text[: before + 1]  # it takes the place of what was shown of the line
         row.mark_sent(chars)
         text += row.end if finished else ""
         if text:
             self._queue.write(channel.name, text, now_s)
-            self._use_head(text, now_s)
+            self._use_head(text.removeprefix(shown_again), now_s)
 
     def _use_head(self, text: str, now_s: float) -> None:
         self._head_bytes += len(text.encode())

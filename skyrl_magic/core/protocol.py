@@ -128,8 +128,8 @@ class WatchRun(Message):
     """Send this run's output from the given offsets on, as :class:`Output`, :class:`Gap` and :class:`RunEnded`.
 
     ``stdout``, ``stderr`` and ``outputs`` are each one of ``show``, ``all``, ``none``. A second watch of the same run
-    replaces the first. ``shown_bytes`` is what the client has shown of its head budget already, so that a re-opened
-    channel goes on with the same budget.
+    replaces the first. ``shown_bytes`` is what the last :class:`Output` said, so that a re-opened channel goes on with
+    the same budget.
     """
 
     run_id: str = ""
@@ -369,6 +369,8 @@ class Output(Message):
     compressed: bool = False
     """The payload is zlib-compressed."""
     payload: bytes = b""
+    shown_bytes: int = 0
+    """What of the head's budget is used up by now, in bytes, in a watch of :data:`SHOW`."""
 
 
 @_kind(71)
@@ -380,6 +382,8 @@ class Gap(Message):
     stream: str = STDOUT
     start: int = 0
     end: int = 0
+    redrawn: bool = False
+    """A terminal shows the same without them: what they wrote was written over since."""
 
 
 @_kind(72)

@@ -53,7 +53,7 @@ class Watch:
             raise KeyError(message.stream)
         if isinstance(message, protocol.Output):
             self._offsets[message.stream] = message.offset + message.raw_bytes
-            self._shown_bytes += message.raw_bytes * (message.stream != protocol.OUTPUTS)
+            self._shown_bytes = message.shown_bytes or self._shown_bytes
         elif isinstance(message, protocol.Gap):
             self._offsets[message.stream] = message.end
         elif isinstance(message, protocol.RunEnded):

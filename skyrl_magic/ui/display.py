@@ -75,11 +75,6 @@ class RunDisplay:
         """For each stream, the offset of the next byte: where a watch of the run goes on."""
         return self._view.intake.offsets
 
-    @property
-    def shown_bytes(self) -> int:
-        """Raw bytes of output that came, gaps apart, for ``WatchRun.shown_bytes``."""
-        return self._view.intake.shown_bytes
-
 
 class PhaseLine:
     """One line that says what a start is doing, with times: ``image 0.2 s · checkout 0.4 s · Ray 9 s …``.
