@@ -45,7 +45,7 @@ def test_a_terminal_shows_the_same_without_it(
     before: str,
     text: str,
     after: str,
-    known: bool,
+    known: bool,  # noqa: FBT001
     least: int,
 ) -> None:
     data = text.encode()
