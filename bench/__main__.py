@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import agent, cold, echo, flood, loading, report, world
+from bench import agent, cold, echo, flood, loading, python_cells, report, world
 from bench.kernels import CellFailed
 from bench.rows import Row
 
@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, Callable[[world.World], list[Row]]]] = {
     "echo": ("A warm cell", echo.rows),
     "flood": ("Much output", flood.rows),
     "agent": ("Stop, and the agent's memory", agent.rows),
+    "python": ("Python cells", python_cells.rows),
     "cold": ("Cold sessions", cold.rows),
 }
 

@@ -13,7 +13,7 @@ import psutil
 
 from bench.rows import Row
 
-_PACKAGES = ("skyrl-magic", "modal", "ipykernel", "ipython", "ray")
+_PACKAGES = ("skyrl-magic", "modal", "ipykernel", "ipython", "ipyparallel", "ray")
 _REACHED = {True: "yes", False: "**no**", None: ""}
 _HEAD = """\
 # Benchmark

@@ -27,7 +27,7 @@ _ATTRIBUTE = "skyrl_magic"
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics and their completions; a second load changes nothing."""
-    from skyrl_magic.ui.completion import register
+    from skyrl_magic.ui.matcher import register
     from skyrl_magic.ui.remote_help import install
 
     if getattr(shell, _ATTRIBUTE, None) is not None:
@@ -42,7 +42,7 @@ def load(shell: InteractiveShell) -> None:
 
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics and close the channels; sessions and runs go on."""
-    from skyrl_magic.ui.completion import unregister
+    from skyrl_magic.ui.matcher import unregister
     from skyrl_magic.ui.remote_help import uninstall
 
     magics = getattr(shell, _ATTRIBUTE, None)
@@ -70,7 +70,7 @@ def make_services() -> Services:
 
     def backend(name: str) -> Backend:
         if name not in backends:
-            import_whole("skyrl_magic.cloud.sandboxes")
+            _import_cloud("skyrl_magic.cloud.sandboxes")
             backends[name] = _local_backend() if name == "local" else _modal_backend()
         return backends[name]
 
@@ -78,11 +78,20 @@ def make_services() -> Services:
 
 
 def auto_backend() -> str:
-    """``modal`` where a Modal account is set up, else ``local``."""
-    import_whole("skyrl_magic.cloud.client")
+    """``modal`` where a Modal account is set up, else ``local``. Raises BackendError for a modal that is not known."""
+    _import_cloud("skyrl_magic.cloud.client")
     from skyrl_magic.cloud.client import has_account
 
     return "modal" if has_account() else "local"
+
+
+def _import_cloud(name: str) -> None:
+    """Import a module that imports modal, unless that is one we do not know. Raises BackendError."""
+    if name not in sys.modules:
+        from skyrl_magic.cloud.version import check_modal
+
+        check_modal()
+        import_whole(name)
 
 
 def _modal_backend() -> Backend:
@@ -96,11 +105,12 @@ def _local_backend() -> Backend:
     """The backend on this machine; its server is started, and started again when it has gone."""
     from skyrl_magic.cloud.client import server_client
     from skyrl_magic.cloud.sandboxes import ModalBackend
-    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, PREFIXES_VARIABLE
+    from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX, PREFIXES_VARIABLE
 
     server = _ensure_server()
-    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it.
-    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK}
+    # Ray gives its node a fixed time to come up: on one machine, sessions take turns at starting it. And the agent asks
+    # the sandbox's keeper for commits itself, without a process in between.
+    env = {"SKYRL_RAY_START_LOCK": MACHINE_LOCK, "SKYRL_COMMIT_MAILBOX": MAILBOX}
     # The server may have been started from another environment; cells have the Python of this notebook.
     env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
     client = server_client(server.url, server.token_id, server.token_secret)

@@ -2,64 +2,93 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
+import contextlib
+import importlib
 import json
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
+
+if TYPE_CHECKING:
+    from skyrl_magic.agent.config import Config
+
+_USAGE = (
+    "usage: agent.pyz supervise --config JSON\n"
+    "       agent.pyz attach --state-dir DIR [--ping-timeout SECONDS] [--boot-timeout SECONDS]\n"
+    "       agent.pyz relay --control-fd FD --folder DIR [--paths JSON] [--cluster-python PYTHON]\n"
+    "       agent.pyz kernel --connection-file FILE [--paths JSON] [--packages JSON]"
+)
+_EXIT_USAGE = 2
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one of the agent's commands; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="agent.pyz")
-    commands = parser.add_subparsers(dest="command", required=True)
-    supervise = commands.add_parser("supervise", help="be the sandbox's main process")
-    supervise.add_argument("--config", required=True, help="the session, as JSON")
-    attach = commands.add_parser("attach", help="serve one client on stdin and stdout")
-    attach.add_argument("--state-dir", type=Path, required=True)
-    attach.add_argument("--ping-timeout", type=float, help="seconds")
-    attach.add_argument("--boot-timeout", type=float, help="seconds to wait for a session that is still starting")
-    relay = commands.add_parser("relay", help="run a Python kernel for the supervisor")
-    relay.add_argument("--control-fd", type=int, required=True)
-    relay.add_argument("--folder", type=Path, required=True)
-    relay.add_argument("--cluster-python", default="", help="refuse another Ray than this interpreter's")
-    kernel = commands.add_parser("kernel", help="be that kernel")
-    kernel.add_argument("--connection-file", required=True)
-    for command in (relay, kernel):
-        command.add_argument("--paths", type=json.loads, default=[], help="folders for sys.path, as JSON")
-    kernel.add_argument("--packages", type=json.loads, default=[], help="a folder with ipykernel, as JSON")
-    options = parser.parse_args(arguments)
-    # Each command reads its own modules only: in a zipapp they are compiled at every start.
-    if options.command == "attach":
+    command, *words = (sys.argv[1:] if arguments is None else arguments) or [""]
+    options = dict(zip(words[::2], words[1::2]))  # noqa: B905  (Python 3.9 has no strict)
+    # Each command reads its own modules only: in a zipapp they are compiled at every start. So no argparse either.
+    if command == "attach" and "--state-dir" in options:
         from skyrl_magic.agent.attach import BOOT_TIMEOUT_S, PING_TIMEOUT_S, run_attach
 
-        timeouts = (options.ping_timeout or PING_TIMEOUT_S, options.boot_timeout or BOOT_TIMEOUT_S)
-        return run_attach(options.state_dir, *timeouts)
-    if options.command == "relay":
+        timeouts_s = (options.get("--ping-timeout", PING_TIMEOUT_S), options.get("--boot-timeout", BOOT_TIMEOUT_S))
+        return run_attach(Path(options["--state-dir"]), *map(float, timeouts_s))
+    if command == "relay" and {"--control-fd", "--folder"} <= options.keys():
         from skyrl_magic.agent.kernel_start import run_relay
 
-        return run_relay(options.control_fd, options.folder, options.paths, options.cluster_python)
-    if options.command == "kernel":
-        sys.path += options.packages
+        paths = json.loads(options.get("--paths", "[]"))
+        python = options.get("--cluster-python", "")
+        return run_relay(int(options["--control-fd"]), Path(options["--folder"]), paths, python)
+    if command == "kernel" and "--connection-file" in options:
+        sys.path += json.loads(options.get("--packages", "[]"))
         from skyrl_magic.agent.kernel_main import run_kernel
 
-        run_kernel(options.connection_file, options.paths)
+        run_kernel(options["--connection-file"], json.loads(options.get("--paths", "[]")))
         return 0
+    if command != "supervise" or "--config" not in options:
+        return _refuse(_USAGE)
     from skyrl_magic.agent.config import Config
-    from skyrl_magic.agent.supervisor import Supervisor
 
     try:
-        config = Config.from_json(options.config)
+        config = Config.from_json(options["--config"])
     except (ValueError, TypeError) as error:
-        parser.error(f"--config: {error}")
-    return Supervisor(config, _own_hash()).run()
+        return _refuse(f"agent.pyz: --config: {error}")
+    return _supervise(config)
+
+
+def _refuse(line: str) -> int:
+    sys.stderr.write(f"{line}\n")
+    return _EXIT_USAGE
+
+
+def _supervise(config: Config) -> int:
+    """Ray begins before the rest is read: everything else is done while it starts."""
+    from skyrl_magic.agent import paths, procs
+    from skyrl_magic.agent.ray_start import RayStart
+
+    procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
+    paths.make_state_dir(config.state)
+    ray = RayStart(config.state / paths.RAY_LOG)
+    if config.ray:
+        ray.start()
+    from skyrl_magic.agent.supervisor import Supervisor
+
+    return Supervisor(config, _own_hash(), ray).run()
 
 
 def _own_hash() -> str:
     """SHA-256 of the zipapp that runs, empty when it is run from a source tree."""
     archive = Path(sys.argv[0])
-    return hashlib.sha256(archive.read_bytes()).hexdigest() if archive.suffix == ".pyz" else ""
+    return _sha256()(archive.read_bytes()).hexdigest() if archive.suffix == ".pyz" else ""
+
+
+def _sha256() -> Callable[[bytes], Any]:
+    """CPython's own SHA-256 where it is built in: ``hashlib`` loads OpenSSL, 4 MB for as long as the session lives."""
+    for name in ("_sha2", "_sha256"):  # since 3.12, before it
+        with contextlib.suppress(ImportError):
+            found: Callable[[bytes], Any] = importlib.import_module(name).sha256
+            return found
+    import hashlib
+
+    return hashlib.sha256
 
 
 if __name__ == "__main__":

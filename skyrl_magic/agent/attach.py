@@ -78,6 +78,7 @@ class Attach:
             protocol.ApplyCheckout: self._apply_checkout,
         }
         self._client = Channel(self._selector, stdio[0], stdio[1], self._from_client, self._client_gone)
+        self._client.gathers = True
         fd = supervisor.fileno()
         self._supervisor = Channel(self._selector, fd, fd, self._from_supervisor, self._supervisor_gone)
 
@@ -99,6 +100,7 @@ class Attach:
         timeout_s = 0.0 if reading else max(min(wakes) - time.monotonic(), 0.0)
         dispatch(self._selector, timeout_s)
         self._pump()
+        self._client.flush()
         now = time.monotonic()
         if now - self._heard_at >= self._ping_timeout_s:
             sys.stderr.write("skyrl_magic: the client is silent; its channel ends\n")

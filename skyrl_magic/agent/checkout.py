@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 from pathlib import Path, PurePosixPath
@@ -29,7 +28,6 @@ LINK = "l"
 DIRECTORY = "d"
 #: The one refusal that a client answers by looking again.
 STALE = "stale"
-_HASH_BYTES = 1 << 20
 
 
 class CheckoutRefusal(Exception):
@@ -142,9 +140,9 @@ class Checkout:
             self._make_parents(target)
             kind = entry[0]
             if kind == LINK:
-                _place_link(target, str(entry[1]))
+                place_link(target, str(entry[1]))
             elif kind == DIRECTORY:
-                _place_directory(target, int(entry[1]))
+                place_directory(target, int(entry[1]))
             else:
                 self._place_file(path, target, int(entry[1]))
 
@@ -213,14 +211,16 @@ def _make_way(target: Path) -> None:
             ) from None
 
 
-def _place_link(target: Path, destination: str) -> None:
+def place_link(target: Path, destination: str) -> None:
+    """Make ``target`` a symlink to ``destination``, in place of what was there."""
     _make_way(target)
     temporary = target.with_name(f"{target.name}.skyrl_magic-{os.getpid()}")
     temporary.symlink_to(destination)
     temporary.replace(target)
 
 
-def _place_directory(target: Path, mode: int) -> None:
+def place_directory(target: Path, mode: int) -> None:
+    """Make ``target`` a folder; a file or a link that was there gives way."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         target.unlink()
     target.mkdir(exist_ok=True)
@@ -236,50 +236,6 @@ def load_baseline(path: Path) -> Tuple[int, Files]:
 def save_baseline(path: Path, generation: int, files: Files) -> None:
     """Replace the baseline in ``path``."""
     paths.write_json(path, {"generation": generation, "files": files})
-
-
-def begin_baseline(root: Path, manifest: Path, state_dir: Path) -> int:
-    """At boot: make the manifest's symlinks and folders, check its files, and record what is really there.
-
-    A mount has no symlinks and no empty folders. A file that lacks or differs is left out, so that the client sends it.
-
-    Returns:
-        How many of the manifest's entries were left out.
-    """
-    try:
-        listed: Files = paths.read_json(manifest) if manifest.is_file() else {}
-    except ValueError:
-        listed = {}
-    files = {path: entry for path, entry in listed.items() if _settle(root / path, entry)}
-    save_baseline(state_dir / paths.CHECKOUT_FILE, 1, files)
-    return len(listed) - len(files)
-
-
-def _settle(target: Path, entry: Entry) -> bool:
-    """Bring ``target`` to what ``entry`` says, as far as this is possible here; whether it is."""
-    try:
-        if entry[0] == FILE:
-            if target.is_symlink() or target.stat().st_size != entry[3] or _sha256(target) != entry[2]:
-                return False
-            target.chmod(int(entry[1]))
-            return True
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if entry[0] == LINK:
-            if not (target.is_symlink() and str(target.readlink()) == entry[1]):
-                _place_link(target, str(entry[1]))
-        else:
-            _place_directory(target, int(entry[1]))
-    except (OSError, CheckoutRefusal):
-        return False
-    return True
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

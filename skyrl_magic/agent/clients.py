@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import selectors
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
@@ -41,6 +42,7 @@ class Client:
         self._socket = connection
         self._watched: Set[str] = set()
         self.number = next(_numbers)
+        self._starts: Dict[str, int] = {}  # requests whose run's shim has not told yet that it goes
         self.greeted = False
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.Hello: self._hello,
@@ -66,7 +68,10 @@ class Client:
             self._channel.close()
 
     def run_changed(self, run: Run) -> None:
-        """Tell of a run that this client watches."""
+        """Tell of a run that this client has started or watches."""
+        request = self._starts.pop(run.run_id, None)
+        if request is not None:
+            self.push(protocol.Done(request))
         if run.run_id in self._watched:
             if run.state == ENDED:
                 self._watched.discard(run.run_id)
@@ -94,8 +99,12 @@ class Client:
             handler(message)
         except (TypeError, ValueError, OSError, AttributeError, OverflowError) as error:
             # Fields of a wrong type, a name that cannot be, a full disk: the request fails and the session goes on.
-            code = "io_error" if isinstance(error, OSError) else "bad_request"
-            self.push(protocol.Failed(getattr(message, "request", 0), code, f"{type(message).__name__}: {error}"))
+            code, text = "bad_request", f"{type(message).__name__}: {error}"
+            if isinstance(error, OSError):
+                code = "io_error"
+                if error.errno == errno.ENOSPC:
+                    text = "the disk of the session's container is full: %skyrl_stop ends the session and frees it"
+            self.push(protocol.Failed(getattr(message, "request", 0), code, text))
 
     def _hello(self, _: protocol.Hello) -> None:
         self.greeted = True
@@ -115,8 +124,11 @@ class Client:
         if conflict:
             self.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
-        supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
-        self.push(protocol.Done(request.request))
+        run = supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
+        if run.state == LAUNCHED and run.cell is None:
+            self._starts[run.run_id] = request.request  # one message with the news that it goes, not two
+        else:
+            self.push(protocol.Done(request.request))
 
     def _watch(self, request: protocol.WatchRun) -> None:
         run = self._supervisor.runs.get(request.run_id)

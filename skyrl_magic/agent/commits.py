@@ -1,13 +1,15 @@
-"""Commits of the volume: ``sync`` on its folder, one at a time."""
+"""Commits of the volume, one at a time: by ``sync`` on its folder, or through the container's mailbox."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 from pathlib import Path
 from typing import Callable, List
 
 from skyrl_magic.agent import procs
+from skyrl_magic.agent.mailbox import find_mailbox
 
 #: How often the volume is committed while something runs, in seconds.
 INTERVAL_S = 5.0
@@ -17,14 +19,16 @@ Callback = Callable[[str], None]
 
 
 class Committer:
-    """Runs ``sync`` on the volume. A commit that is asked for while one runs begins after it, and serves all askers.
+    """Commits the volume. A commit that is asked for while one runs begins after it, and serves all askers.
 
     Args:
         volume_dir: the folder; where it does not exist there is nothing to commit.
+        selector: where answers are awaited.
     """
 
-    def __init__(self, volume_dir: Path) -> None:
+    def __init__(self, volume_dir: Path, selector: selectors.BaseSelector) -> None:
         self._volume_dir = volume_dir
+        self._mailbox = find_mailbox(volume_dir, selector, self._finish)
         self._pid = 0
         self._stderr = -1
         self._served: List[Callback] = []
@@ -33,7 +37,7 @@ class Committer:
     @property
     def busy(self) -> bool:
         """Whether a commit is under way."""
-        return self._pid != 0
+        return bool(self._served)
 
     def request(self, done: Callback) -> None:
         """Commit what is written up to now; ``done`` gets an empty string or one line that says what failed."""
@@ -60,6 +64,15 @@ class Committer:
         return True
 
     def _start(self) -> None:
+        if self._mailbox is None:
+            self._run_sync()
+            return
+        try:
+            self._mailbox.ask()
+        except OSError as error:
+            self._finish(error.strerror or "nobody reads the mailbox")
+
+    def _run_sync(self) -> None:
         self._stderr, write_end = os.pipe()
         os.set_blocking(self._stderr, False)
         command = ["sync", str(self._volume_dir)]

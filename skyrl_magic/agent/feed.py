@@ -13,8 +13,10 @@ COALESCE_S = 0.02
 ROOM_BYTES = 256 * 1024
 #: Pieces of a journal that a feed holds before it reads on.
 _ENOUGH_PIECES = 1000
+#: What travels whole is cut into chunks of so many bytes: large ones cost Python less and compress better.
+WHOLE_CHUNK_BYTES = 1024 * 1024
 #: Chunks that one watch sends before others get their turn.
-CHUNKS_PER_TURN = 4
+CHUNKS_PER_TURN = 2
 
 
 class Piece(NamedTuple):
@@ -113,7 +115,7 @@ class AllFeed(Feed):
             if not self._room():
                 return
             stream, start, end, _ = self._pending[0]
-            data = self._cursor.read(stream, start, min(end, start + protocol.CHUNK_BYTES))
+            data = self._cursor.read(stream, start, min(end, start + WHOLE_CHUNK_BYTES))
             self._output(stream, start, data)
             if start + len(data) >= end or not data:
                 self._pending.pop(0)

@@ -10,10 +10,11 @@ the record that names them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from skyrl_magic.core.protocol import JOURNAL_STREAMS, OUTPUTS, STREAMS
 
@@ -37,9 +38,17 @@ class JournalWriter:
 
     A disk that is full must never block or end the run: what cannot be written is counted and dropped, and as the
     journal of a stream is a prefix of what the run wrote, nothing more of that stream is kept after it.
+
+    Args:
+        folder: the run's folder.
+        streams: what it keeps apart.
+        make_room: called on a full disk; whether it has made room, so that the write is worth another try.
     """
 
-    def __init__(self, folder: Path, streams: Sequence[str] = STREAMS) -> None:
+    def __init__(
+        self, folder: Path, streams: Sequence[str] = STREAMS, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._make_room = make_room
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._files = [os.open(folder / name, flags, 0o600) for name in streams]
         self._index = os.open(folder / INDEX_FILE, flags, 0o600)
@@ -51,13 +60,18 @@ class JournalWriter:
         self._last = -1
         self._last_start = 0
 
+    @property
+    def descriptors(self) -> Tuple[int, ...]:
+        """Of its files."""
+        return (*self._files, self._index)
+
     def write(self, stream: int, data: memoryview) -> None:
         """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.JOURNAL_STREAMS`)."""
         written = 0
         if not self._broken[stream]:
             try:
                 while written < len(data):
-                    written += os.write(self._files[stream], data[written:])
+                    written += self._append(stream, data[written:])
                 self._record(stream, written)
             except OSError as error:
                 self._broken[stream] = True
@@ -67,9 +81,22 @@ class JournalWriter:
                     self._record(stream, written)
         self.lost_bytes += len(data) - written
 
+    def _append(self, stream: int, data: memoryview) -> int:
+        try:
+            return os.write(self._files[stream], data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._make_room():
+                raise
+            return os.write(self._files[stream], data)
+
+    @property
+    def lost_line(self) -> str:
+        """What of the output could not be kept, and why; empty where all was."""
+        return f"{self.lost_bytes} bytes of output could not be kept: {self.error}" if self.lost_bytes else ""
+
     def close(self) -> None:
         """Close the files."""
-        for fd in (*self._files, self._index):
+        for fd in self.descriptors:
             os.close(fd)
 
     def _record(self, stream: int, count: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import signal
 import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from skyrl_magic.agent import paths
+from skyrl_magic.agent import paths, reserve
 from skyrl_magic.agent.journal import JournalWriter
 from skyrl_magic.agent.notify import Notifier
 from skyrl_magic.core import protocol
@@ -48,7 +47,9 @@ class KernelRun:
         self._began: Optional[float] = None
         self._exit_code = 0
         self._signal = 0
-        self._journal: Optional[JournalWriter] = JournalWriter(self._folder, protocol.JOURNAL_STREAMS)
+        self._journal: Optional[JournalWriter] = JournalWriter(
+            self._folder, protocol.JOURNAL_STREAMS, lambda: reserve.release(self._folder.parent.parent)
+        )
         self._notifier = Notifier(self._folder, selector)
 
     def code(self) -> str:
@@ -102,30 +103,18 @@ class KernelRun:
         self._signal = signal.SIGKILL
         self._exit_code = 128 + signal.SIGKILL
 
-    def end(self) -> None:
-        """Write how the run ended. What a thread of it prints later still goes into the journal."""
+    def end(self) -> protocol.ExecuteEnded:
+        """How the run ended. What a thread of it prints later still goes into the journal."""
         if self.reply is not None:
             content = {name: value for name, value in self.reply["content"].items() if name != "traceback"}
             self._keep(protocol.KernelMessage(self.run_id, msg_type="execute_reply", content=content))
             if content.get("status") != "ok":
                 self._exit_code = EXIT_ERROR
         self.over = True
-        journal_error = ""
-        if self._journal is not None and self._journal.lost_bytes:
-            journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
+        lost = "" if self._journal is None else self._journal.lost_line
         duration_s = 0.0 if self._began is None else time.monotonic() - self._began
-        with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
-            paths.write_json(
-                self._folder / paths.STATUS_FILE,
-                {
-                    "run_id": self.run_id,
-                    "exit_code": self._exit_code,
-                    "signal": self._signal,
-                    "duration_s": duration_s,
-                    "journal_error": journal_error,
-                },
-            )
         self._notifier.close()
+        return protocol.ExecuteEnded(self.run_id, self._exit_code, self._signal, duration_s, lost)
 
     def forget(self) -> None:
         """Nothing of this run is expected any more."""

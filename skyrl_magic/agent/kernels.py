@@ -37,8 +37,8 @@ class RunEvents(Protocol):
     def started(self, run_id: str) -> None:
         """The kernel has the cell."""
 
-    def ended(self, run_id: str, detail: str) -> None:
-        """The run is over; ``detail`` says why where its relay could not."""
+    def ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
+        """The run is over; ``detail`` says why where its relay could not (``end`` is None then)."""
 
 
 class KernelHost:
@@ -186,13 +186,13 @@ class KernelHost:
         if isinstance(message, protocol.ExecuteStarted) and self.events is not None:
             self.events.started(message.run_id)
         elif isinstance(message, protocol.ExecuteEnded):
-            self._ended(message.run_id, "")
+            self._ended(message.run_id, message, "")
 
-    def _ended(self, run_id: str, detail: str) -> None:
+    def _ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
         if run_id in self._runs:
             self._runs.remove(run_id)
             if self.events is not None:
-                self.events.ended(run_id, detail)
+                self.events.ended(run_id, end, detail)
 
     def _gone(self) -> None:
         """The relay has left: nobody else will tell what it had to do."""
@@ -206,7 +206,7 @@ class KernelHost:
         self.state = OFF
         detail = self._detail or "the Python kernel's relay ended"
         for run_id in list(self._runs):
-            self._ended(run_id, detail)
+            self._ended(run_id, None, detail)
         waiting = [*self._when_ready, *self._askers.values()]
         self._when_ready.clear()
         self._askers.clear()

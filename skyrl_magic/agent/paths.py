@@ -12,12 +12,18 @@ SESSION_FILE = "session.json"
 CHECKOUT_FILE = "checkout.json"
 CHECKOUT_LOCK = "checkout.lock"
 RAY_LOG = "ray.log"
-#: In a run's folder: the script, the end, and the socket that tells watchers that the journal grew.
+#: In a run's folder: the script, the end of a Python run, and the socket that tells watchers that the journal grew.
 CELL_FILE = "cell"
 STATUS_FILE = "status.json"
 NOTIFY_SOCKET = "notify.sock"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def make_state_dir(path: Path) -> None:
+    """Make the folder of the agent's state, for this user only."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
 
 
 def valid_run_id(run_id: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 #: After so many walks of a tree that keeps forking the rest is left to the next signal.
@@ -56,6 +58,15 @@ def signal_tree(root: int, number: int) -> int:
     return len(reached)
 
 
+def which(name: str, path: Optional[str] = None) -> Optional[str]:
+    """The program of this name on ``path`` (this process's PATH); ``shutil`` would load compressors along."""
+    for folder in (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep):
+        program = os.path.join(folder, name)  # noqa: PTH118
+        if os.path.isfile(program) and os.access(program, os.X_OK):  # noqa: PTH113
+            return program
+    return None
+
+
 def default_signals() -> None:
     """Undo this process's handlers: what a forked child, and what it executes, should start with."""
     signal.set_wakeup_fd(-1)
@@ -71,6 +82,36 @@ def close_all_but(keep: Iterable[int]) -> None:
         if fd not in kept:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def in_child(work: Callable[[], int]) -> int:
+    """What ``work`` returns, done in a forked child: what it imports and allocates does not stay in this process.
+
+    The caller must be single-threaded.
+
+    Raises:
+        OSError: it failed; the child has printed its traceback.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            gc.disable()  # the parent's sockets must not be collected here
+            default_signals()
+            os.write(write_end, str(work()).encode())
+            code = 0
+        except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    answer = os.read(read_end, 64)
+    os.close(read_end)
+    os.waitpid(pid, 0)
+    if not answer:
+        raise OSError("the work of a child process failed")
+    return int(answer)
 
 
 def exit_code(wait_status: int) -> int:

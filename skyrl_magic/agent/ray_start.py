@@ -6,9 +6,7 @@ import contextlib
 import fcntl
 import gc
 import os
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Optional
@@ -59,7 +57,7 @@ class RayStart:
     def start(self) -> None:
         """Begin; the end comes through :meth:`reaped`."""
         self._started = time.monotonic()
-        if shutil.which(_COMMAND[0]) is None:
+        if procs.which(_COMMAND[0]) is None:
             self.state, self.detail, self._seconds = FAILED, "there is no 'ray' on PATH in this container", 0.0
             return
         self.state = STARTING
@@ -99,6 +97,8 @@ def _child(log: Path) -> None:
 
 
 def _attempt(output: int) -> bool:
+    import subprocess  # in the starter alone
+
     # RAY_ADDRESS names the cluster that is to be started; it must not lead the start to look for one.
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOCK_VARIABLE)}
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")

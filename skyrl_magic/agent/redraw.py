@@ -23,7 +23,7 @@ _CUT = re.compile(rb"\x1b(?:\[[0-?]{0,64}[ -/]{0,4})?\Z")
 _NOT_LINES = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _NOT_PLAIN = re.compile(rb"[^\r\x20-\x7e]")
 _COLORS = re.compile(rb"\x1b\[([0-9;:]*)m")
-#: Control sequences with such arguments set modes and show nothing.
+#: Control sequences with such arguments set modes; but for the cursor's visibility a client may want to know of them.
 _MODE = re.compile(rb"^[<=>?]|[ -/]")
 _NO_COLUMNS = re.compile("[\x7f-\x9f]")
 #: The client's screen cuts a line into rows there: from there on it is another line.
@@ -149,11 +149,11 @@ def _text(text: bytes, column: Optional[int]) -> Tuple[str, int, int]:
 def _control(final: bytes, arguments: bytes, column: Optional[int]) -> Tuple[str, int, Optional[int], int]:
     """``(kind, rows moved, new column, first erased column)`` of a control sequence."""
     if _MODE.search(arguments):
-        return "move", 0, column, 0
+        return ("move" if arguments == b"?25" else "keep"), 0, column, 0
     first = arguments.split(b";")[0]
     number = int(first) if first.isdigit() else 0
     count = max(1, number)
-    if final in b"BEFJ":
+    if final in b"BEFJHf":
         return "barrier", 0, None, 0
     if final == b"K":
         start = 0 if number == 2 else column if number == 0 else None  # noqa: PLR2004  (ECMA-48: the whole line)

@@ -185,9 +185,8 @@ class Relay:
     def _take_iopub(self, message: Message, parent: str) -> None:
         run, kind = self._runs.get(parent), message["msg_type"]
         if kind == "status":
-            if run is not None and message["content"]["execution_state"] == "idle":
-                run.idle = True
-                self._end_if_over(run)
+            if message["content"]["execution_state"] == "idle":
+                self._idle_after(run, parent, message)
         elif kind == "execute_input" and run is not None:
             run.executing = True
             if run.interrupt_due:  # it came before the kernel, which is deaf between cells, had begun
@@ -202,6 +201,14 @@ class Relay:
         elif parent not in self._asked:
             run_id, client = self._comms.get(parent, ("", 0))
             self._supervisor.send(live_message(message, run_id, client))
+
+    def _idle_after(self, run: Optional[KernelRun], parent: str, message: Message) -> None:
+        """The kernel has done what a cell, or a message to a widget, asked of it."""
+        if run is not None:
+            run.idle = True
+            self._end_if_over(run)
+        elif parent in self._comms:
+            self._supervisor.send(live_message(message, *self._comms[parent]))
 
     def _take_reply(self, message: Message, parent: str) -> None:
         run = self._runs.get(parent)
@@ -231,8 +238,7 @@ class Relay:
                 self._end(run)
 
     def _end(self, run: KernelRun) -> None:
-        run.end()
-        self._supervisor.send(protocol.ExecuteEnded(run.run_id))
+        self._supervisor.send(run.end())
         if run is self._current:
             self._current = None
         self._next()
@@ -243,8 +249,7 @@ class Relay:
         for run in [self._current, *self._waiting]:
             if run is not None:
                 run.died(f"{cause}: {last}" if last else cause)
-                run.end()
-                self._supervisor.send(protocol.ExecuteEnded(run.run_id))
+                self._supervisor.send(run.end())
         self._current = None
         self._waiting.clear()
         self._supervisor.finish(lambda: None)

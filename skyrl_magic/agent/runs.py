@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -10,13 +11,14 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
-from skyrl_magic.agent import journal, paths, procs
+from skyrl_magic.agent import journal, paths, procs, reserve
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
-from skyrl_magic.agent.shim import EXIT_NO_BASH, RunSpec, fork_shim
+from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
+from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 WAITING = "waiting"
@@ -61,11 +63,18 @@ class Run:
     """To its shim, from its launch to its end."""
     cell: Optional[PythonCell] = None
     """What concerns a Python cell alone."""
+    heard: bytes = b""
+    """What came from its shim so far."""
 
     @property
     def run_id(self) -> str:
         """The run's id."""
         return self.spec.run_id
+
+    def take_end(self, end: Union[End, protocol.ExecuteEnded]) -> None:
+        """Take over how its shim, or the kernel's relay, says that it ended."""
+        self.exit_code, self.signal = end.exit_code, end.signal
+        self.duration_s, self.journal_error = end.duration_s, end.journal_error
 
     @property
     def folder(self) -> Path:
@@ -93,7 +102,16 @@ class Run:
         out, err, _ = journal.sizes(self.folder)
         code = self.exit_code or 0
         return protocol.RunEnded(
-            self.run_id, code, self.signal, self.started_at, self.duration_s, out, err, self.commit_error, self.reason
+            self.run_id,
+            code,
+            self.signal,
+            self.started_at,
+            self.duration_s,
+            out,
+            err,
+            self.commit_error,
+            self.reason,
+            self.journal_error,
         )
 
 
@@ -123,7 +141,10 @@ class RunTable:
         self._changed = changed
         self._commit = commit
         self._runs: Dict[str, Run] = {}
-        self._spare: Optional[socket.socket] = None
+        self._spare: Optional[Spare] = None
+        self._spares = itertools.count()
+        self.spare_used_at = 0.0
+        """By the monotonic clock."""
 
     def get(self, run_id: str) -> Optional[Run]:
         """The run of this id, or None."""
@@ -142,13 +163,22 @@ class RunTable:
     def prepare(self) -> None:
         """Fork the shim of the next run, so that it need not wait for that."""
         if self._spare is None:
-            self._spare = fork_shim()
+            self._spare = self._fork()
+            _rehearse()
+
+    def _fork(self) -> Spare:
+        return Spare(self._state_dir / "runs" / f".next-{next(self._spares)}")
+
+    def _fork_ready(self) -> Spare:
+        spare = self._fork()
+        spare.wait()
+        return spare
 
     def summaries(self) -> List[protocol.RunSummary]:
         """All runs, oldest first."""
         return [run.summary() for run in self._runs.values()]
 
-    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> None:
+    def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
 
         Raises:
@@ -157,21 +187,23 @@ class RunTable:
             OSError: the disk takes no more.
         """
         if request.run_id in self._runs:
-            return
+            return self._runs[request.run_id]
         folder = paths.run_dir(self._state_dir, request.run_id)
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
         spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / paths.CELL_FILE).write_bytes(request.payload)
+        shell = request.kind != protocol.PYTHON
+        if not (ready and shell and self._prepared(request.payload, folder)):
+            reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
-        if request.kind == protocol.PYTHON:
+        if not shell:
             run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
         self._runs[request.run_id] = run
         if ready:
             self._launch(run)
+        return run
 
     def start_waiting(self) -> None:
         """Start every run that waited."""
@@ -203,15 +235,15 @@ class RunTable:
         run.state = RUNNING
         self._changed(run)
 
-    def ended(self, run_id: str, detail: str) -> None:
+    def ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
         """A Python run is over; ``detail`` says why where the kernel's relay could not."""
         run = self._runs[run_id]
-        if detail:
-            with (run.folder / protocol.STDERR).open("ab") as stderr:
+        if end is None:
+            with contextlib.suppress(OSError), (run.folder / protocol.STDERR).open("ab") as stderr:
                 stderr.write(f"skyrl_magic: {detail}\n".encode("utf-8", "backslashreplace"))
             run.exit_code, run.duration_s = EXIT_NO_KERNEL, time.time() - run.started_at
         else:
-            self._read_end(run)
+            run.take_end(end)
         self._over(run)
 
     def _launch(self, run: Run) -> None:
@@ -233,45 +265,65 @@ class RunTable:
         run.state = LAUNCHED
         self._selector.register(run.control, selectors.EVENT_READ, lambda _: self._heard(run))
 
-    def _hand_over(self, spec: RunSpec) -> socket.socket:
-        control, self._spare = self._spare or fork_shim(), None
-        data = spec.to_bytes()
+    def _prepared(self, cell: bytes, folder: Path) -> bool:
+        """Whether the spare shim's folder has become the run's, with the cell in it."""
+        spare = self._living_spare()
+        if spare is None:
+            return False
         try:
-            control.sendall(data)
-        except OSError:  # the waiting shim was killed: by a cell's `kill -9 -1`, say
-            control.close()
-            control = fork_shim()
-            control.sendall(data)
-        control.setblocking(False)
-        return control
+            cell_file = spare.folder / paths.CELL_FILE
+            reserve.with_reserve(self._state_dir, lambda: cell_file.write_bytes(cell))
+            spare.become(folder)
+        except OSError:
+            spare.discard()
+            self._spare = None
+        return self._spare is not None
+
+    def _living_spare(self) -> Optional[Spare]:
+        if self._spare is not None:
+            try:
+                self._spare.wait()
+            except OSError:  # the disk was full, or it was killed: by a cell's `kill -9 -1`, say
+                self._spare.discard()
+                self._spare = None
+        return self._spare
+
+    def _hand_over(self, spec: RunSpec) -> socket.socket:
+        spare = self._living_spare()
+        self._spare = None
+        self.spare_used_at = time.monotonic()
+        if spare is None:
+            spare = reserve.with_reserve(self._state_dir, self._fork_ready)
+        folder = Path(spec.folder)
+        if spare.folder != folder:
+            (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+            spare.become(folder)
+        spare.control.sendall(spec.to_bytes())
+        spare.control.setblocking(False)
+        return spare.control
 
     def _heard(self, run: Run) -> None:
         """News from a shim: its run was started, or is over, or the shim itself is gone."""
         assert run.control is not None  # noqa: S101  (it is registered)
         try:
-            words = run.control.recv(16)
+            words = run.control.recv(4096)
         except BlockingIOError:
             return
         except OSError:
             words = b""
-        if SHIM_STARTED in words:
+        run.heard += words
+        if run.state == LAUNCHED and run.heard.startswith(SHIM_STARTED):
             run.state = RUNNING
             self._changed(run)
-        if SHIM_ENDED in words or not words:
+        end = _read_end(run.heard)
+        if end is not None or not words:
             self._selector.unregister(run.control)
-            run.control.close()
-            run.control = None
-            self._read_end(run)
+            if end is None:
+                run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
+                run.duration_s = time.time() - run.started_at
+            else:
+                run.take_end(end)
             self._over(run)
-
-    def _read_end(self, run: Run) -> None:
-        try:
-            status = paths.read_json(run.folder / paths.STATUS_FILE)
-            run.exit_code, run.signal = status["exit_code"], status["signal"]
-            run.duration_s, run.journal_error = status["duration_s"], status["journal_error"]
-        except (OSError, ValueError, KeyError):
-            run.exit_code, run.signal = 128 + _LOST_SIGNAL, int(_LOST_SIGNAL)
-            run.duration_s = time.time() - run.started_at
 
     def _over(self, run: Run) -> None:
         """Commit, then tell: when a client hears of the end the volume has what the run wrote."""
@@ -279,11 +331,41 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            self._changed(run)
             with contextlib.suppress(OSError):
                 (run.folder / paths.NOTIFY_SOCKET).unlink()
-            self._changed(run)
+            if run.control is not None:
+                run.control.close()
+                run.control = None
 
         self._commit(committed)
+
+
+def _rehearse() -> None:
+    """Touch what the next start and end will touch: after a fork the first write to a page copies it, which takes 5 µs.
+
+    They are about 180 pages, and the cell would wait for them.
+    """
+    run = Run(RunSpec("", "", "", {}, errexit=False), "", RUNNING)
+    heard = (protocol.StartRun(payload=b"."), protocol.WatchRun())
+    told = (protocol.Done(), run.event() or protocol.RunStarted(), protocol.RunEnded())
+    frames = b"".join(map(protocol.encode, (*heard, *told)))
+    for _ in protocol.FrameDecoder().feed(frames):
+        run.spec.to_bytes()
+
+
+def _write_cell(folder: Path, payload: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / paths.CELL_FILE).write_bytes(payload)
+
+
+def _read_end(heard: bytes) -> Optional[End]:
+    """The run's end in what its shim has said; None where it has not, or not wholly."""
+    _, ended, data = heard.partition(SHIM_ENDED)
+    try:
+        return End.from_bytes(data) if ended else None
+    except (TypeError, ValueError):
+        return None
 
 
 def kill_everything() -> None:

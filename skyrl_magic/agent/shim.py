@@ -7,7 +7,8 @@ and detached does not, and lives on under the supervisor. After SIGKILL the run 
 is left.
 
 Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
-one byte each; up it go :data:`STARTED` and :data:`ENDED`.
+one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it: a file of it
+would need a disk that is not full.
 """
 
 from __future__ import annotations
@@ -15,20 +16,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import gc
 import json
+import mmap
 import os
 import selectors
-import shutil
 import signal
 import socket
 import struct
 import time
-import traceback
 from pathlib import Path
-from typing import Dict, NoReturn, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
-from skyrl_magic.agent import paths, procs
+from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.journal import JournalWriter
 from skyrl_magic.agent.notify import Notifier
 from skyrl_magic.agent.wire import Callback, dispatch, wakeup_pair
@@ -36,7 +35,7 @@ from skyrl_magic.agent.wire import Callback, dispatch, wakeup_pair
 STARTED = b"S"
 ENDED = b"E"
 
-_LENGTH = struct.Struct(">I")
+LENGTH = struct.Struct(">I")
 _PIPE_BYTES = 1 << 20
 #: ``fcntl.F_SETPIPE_SZ``, which Python 3.9 does not name (linux/fcntl.h).
 _F_SETPIPE_SZ = 1031
@@ -60,16 +59,46 @@ class RunSpec:
     def to_bytes(self) -> bytes:
         """As it travels to the shim."""
         data = json.dumps(dataclasses.asdict(self)).encode()
-        return _LENGTH.pack(len(data)) + data
+        return LENGTH.pack(len(data)) + data
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    exit_code: int
+    signal: int
+    duration_s: float
+    journal_error: str
+    """What of its output could not be kept, and why; empty where all was."""
+
+    def to_bytes(self) -> bytes:
+        """As it travels to the supervisor."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> End:
+        """What :meth:`to_bytes` wrote. Raises ``ValueError`` or ``TypeError`` where the shim was killed meanwhile."""
+        return cls(**json.loads(data))
 
 
 class Shim:
-    """One run, from its start to its end. ``control`` leads to the supervisor."""
+    """One run, from its start to its end.
 
-    def __init__(self, control: socket.socket) -> None:
+    Everything that needs no run is done before there is one: bash and its first output must not wait for it.
+
+    Args:
+        control: to the supervisor.
+        folder: where the run's files are made; it is renamed when it becomes a run's.
+    """
+
+    def __init__(self, control: socket.socket, folder: Path) -> None:
         self._control = control
+        self._journal = JournalWriter(folder, make_room=lambda: reserve.release(folder.parent.parent))
+        (folder / paths.CELL_FILE).touch()
         self._selector = selectors.DefaultSelector()
-        self._buffer = memoryview(bytearray(_PIPE_BYTES))
+        self._notifier = Notifier(folder, self._selector)
+        self._buffer = memoryview(mmap.mmap(-1, _PIPE_BYTES))  # no page of it is there before it is needed
         self._pipes = (_pipe(), _pipe())
         self._open_pipes = 0
         self._bash = 0
@@ -79,18 +108,16 @@ class Shim:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._signal_end.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._reap)
+        for number, (read_end, _) in enumerate(self._pipes):
+            self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
 
     def run(self, spec: RunSpec) -> None:
-        """Start bash, drain it to its end and write the run's status."""
+        """Start bash, drain it to its end and tell of it."""
         began = time.monotonic()
-        folder = Path(spec.folder)
         refusal = self._start(spec)
-        self._journal = JournalWriter(folder)  # while bash wakes up
+        self._tell(STARTED)
         if refusal:
             self._journal.write(1, memoryview(refusal))
-        # Watchers come when the supervisor has told them of the start.
-        self._notifier = Notifier(folder, self._selector)
-        self._tell(STARTED)
         self._control.setblocking(False)
         self._selector.register(self._control, selectors.EVENT_READ, self._take_signals)
         while not self._over():
@@ -98,8 +125,12 @@ class Shim:
             if self._killing:
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
         self._journal.close()
-        self._write_status(spec, time.monotonic() - began)
-        self._tell(ENDED)
+        self._tell(ENDED + self._end(time.monotonic() - began).to_bytes())
+        # This process's own end takes a while and a core: not before the supervisor has done what the cell waits for.
+        self._control.setblocking(True)
+        with contextlib.suppress(OSError):
+            while self._control.recv(64):
+                pass
 
     def _tell(self, word: bytes) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone
@@ -118,15 +149,13 @@ class Shim:
         except OSError as error:
             line, code = _refusal(spec, error)
             refusal, self._wait_status = line.encode("utf-8", "backslashreplace"), code << 8
-        for number, (read_end, write_end) in enumerate(self._pipes):
+        for _, write_end in self._pipes:
             os.close(write_end)
-            self._open_pipes += 1
-            self._selector.register(read_end, selectors.EVENT_READ, self._drainer(number, read_end))
+        self._open_pipes = len(self._pipes)
         return refusal
 
     def _spawn(self, spec: RunSpec) -> int:
-        env = {**os.environ, **spec.env}
-        bash = shutil.which("bash", path=env.get("PATH", os.defpath))
+        env, bash = environment_of(spec)
         os.chdir(spec.workdir)  # this process's own: it has no other use for one
         if bash is None:
             raise FileNotFoundError(2, "there is no bash on PATH")
@@ -180,71 +209,20 @@ class Shim:
             if pid == self._bash:
                 self._wait_status = status
 
-    def _write_status(self, spec: RunSpec, duration_s: float) -> None:
+    def _end(self, duration_s: float) -> End:
         status = self._wait_status or 0
-        journal_error = ""
-        if self._journal.lost_bytes:
-            journal_error = f"{self._journal.lost_bytes} bytes of output could not be kept: {self._journal.error}"
-        with contextlib.suppress(OSError):  # a full disk: the supervisor says that the end is not known
-            paths.write_json(
-                Path(spec.folder, paths.STATUS_FILE),
-                {
-                    "run_id": spec.run_id,
-                    "exit_code": procs.exit_code(status),
-                    "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                    "duration_s": duration_s,
-                    "stdout_bytes": self._journal.sizes[0],
-                    "stderr_bytes": self._journal.sizes[1],
-                    "journal_error": journal_error,
-                },
-            )
+        return End(
+            exit_code=procs.exit_code(status),
+            signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            duration_s=duration_s,
+            journal_error=self._journal.lost_line,
+        )
 
 
-def fork_shim() -> socket.socket:
-    """Fork a shim that waits for its run; returns the socket to it.
-
-    The caller must be single-threaded. What the socket is sent first is :meth:`RunSpec.to_bytes`.
-    """
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        _child(theirs)
-    theirs.close()
-    return ours
-
-
-def _child(control: socket.socket) -> NoReturn:
-    code = 1
-    try:
-        gc.disable()  # the supervisor's sockets must not be collected here: their numbers are in use again
-        procs.default_signals()
-        procs.close_all_but({control.fileno()})
-        os.setsid()
-        procs.become_subreaper()
-        shim = Shim(control)
-        spec = _receive(control)
-        if spec is not None:
-            shim.run(spec)
-        code = 0
-    except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _receive(control: socket.socket) -> Optional[RunSpec]:
-    """The run that the supervisor sends, None when it has none and leaves."""
-    head = control.recv(_LENGTH.size, socket.MSG_WAITALL)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data = bytearray()
-    while len(data) < length:
-        part = control.recv(length - len(data))
-        if not part:
-            return None
-        data += part
-    return RunSpec(**json.loads(data))
+def environment_of(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
+    """The run's environment, and the bash that it finds there."""
+    env = {**os.environ, **spec.env}
+    return env, procs.which("bash", env.get("PATH", os.defpath))
 
 
 def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:

@@ -41,15 +41,16 @@ _LEAST_BYTES = 64
 def tail_start(window: bytes) -> int:
     """Where to begin showing ``window`` after a gap.
 
-    At a line's start where there is one; in one line that is redrawn with carriage returns at its last state; else at
+    In a line that is redrawn with carriage returns at its last state; else at a line's start where there is one, or at
     a character's start.
     """
     newline = window.find(b"\n", 0, max(len(window) - 1, 0))
-    if newline >= 0:
-        return newline + 1
-    redraw = window.rfind(b"\r", 0, max(len(window) - 2, 0))
+    first_line = window[:newline] if newline >= 0 else window
+    redraw = first_line.rstrip(b"\r\n").rfind(b"\r")
     if redraw >= 0:
         return redraw
+    if newline >= 0:
+        return newline + 1
     start = 0
     while start < min(3, len(window)) and continues(window[start]):
         start += 1

@@ -16,21 +16,23 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from skyrl_magic.agent import boot, commits, paths, procs
-from skyrl_magic.agent.checkout import begin_baseline
+from skyrl_magic.agent import boot, commits, paths, procs, reserve
+from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
-from skyrl_magic.agent.runs import RUNNING, Run, RunTable, kill_everything
+from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
-#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way.
+#: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
+#: the next cell of a notebook that runs them all.
 SPARE_DELAY_S = 0.02
+SPARE_AFTER_END_S = 0.004
 _SPARE_RETRY_S = 5.0
 
 
@@ -46,18 +48,19 @@ class Supervisor:
     Args:
         config: the session.
         agent_hash: SHA-256 of the zipapp that runs.
+        ray: its start, which has begun if the session has one.
     """
 
-    def __init__(self, config: Config, agent_hash: str) -> None:
+    def __init__(self, config: Config, agent_hash: str, ray: RayStart) -> None:
         self._began = time.monotonic()
         self.config = config
         self.agent_hash = agent_hash
         self.idle_timeout_s = config.idle_timeout_s
         self.workdir = boot.working_directory(config)
         self.clients: List[Client] = []
-        self.ray = RayStart(config.state / paths.RAY_LOG)
+        self.ray = ray
         self._selector = selectors.DefaultSelector()
-        self.committer = commits.Committer(Path(config.volume_dir))
+        self.committer = commits.Committer(Path(config.volume_dir), self._selector)
         self.kernel = KernelHost(
             self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
         )
@@ -133,10 +136,6 @@ class Supervisor:
 
     def _boot(self) -> None:
         config = self.config
-        config.state.mkdir(parents=True, exist_ok=True)
-        config.state.chmod(0o700)
-        if config.ray:
-            self.ray.start()
         boot.prepare_folders(config)
         left_out = begin_baseline(Path(config.checkout_dir), Path(config.manifest_path or os.devnull), config.state)
         if left_out:
@@ -144,9 +143,9 @@ class Supervisor:
         self.workdir = boot.working_directory(config)
         boot.link_gym(self.workdir)
         (config.state / paths.SESSION_FILE).write_text(config.to_json(), encoding="utf-8")
+        reserve.keep(config.state)
 
     def _take_over_signals(self) -> socket.socket:
-        procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run leaves behind
         wakeup, theirs = wakeup_pair()
         self._wakeup_end = theirs  # kept open: signals write to it
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -176,7 +175,7 @@ class Supervisor:
         elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
             log(f"nothing ran for {self.idle_timeout_s:g} s")
             self.stop("nothing ran")
-        if not self.runs.has_spare and now >= self._next_shim and not self._stopping:
+        if not self.runs.has_spare and now >= self._spare_due_at and not self._stopping:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
@@ -188,10 +187,15 @@ class Supervisor:
     def _next_deadline(self) -> float:
         deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
         if not self.runs.has_spare and not self._stopping:
-            deadlines.append(self._next_shim)
+            deadlines.append(self._spare_due_at)
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
         return min(deadlines)
+
+    @property
+    def _spare_due_at(self) -> float:
+        used_at = self.runs.spare_used_at
+        return self._next_shim if self._next_shim > used_at else used_at + SPARE_DELAY_S
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -214,11 +218,13 @@ class Supervisor:
     def _run_changed(self, run: Run) -> None:
         self.asked()
         now = time.monotonic()
-        self._next_shim = now + SPARE_DELAY_S
+        self._next_shim = now + (SPARE_DELAY_S if run.state == RUNNING else SPARE_AFTER_END_S)
         if run.state == RUNNING:
             self._next_commit = now + commits.INTERVAL_S
         for client in list(self.clients):
             client.run_changed(run)
+        if run.state == ENDED:
+            reserve.keep(self.config.state)
 
     def _finish(self, wakeup: socket.socket) -> None:
         """Everything is stopped: commit once more, let every client take its last frames, leave nothing alive."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from skyrl_magic.agent.feed import CHUNKS_PER_TURN, AllFeed, Feed, Sink, has_room
+from skyrl_magic.agent.feed import CHUNKS_PER_TURN, WHOLE_CHUNK_BYTES, AllFeed, Feed, Sink, has_room
 from skyrl_magic.agent.journal import Cursor
 from skyrl_magic.agent.show import ShowFeed
 from skyrl_magic.core import protocol
@@ -79,7 +79,7 @@ class JournalReader:
         for _ in range(CHUNKS_PER_TURN):
             if self.over or not has_room(self._sink):
                 return
-            stop = min(self._at + protocol.CHUNK_BYTES, self._end)
+            stop = min(self._at + WHOLE_CHUNK_BYTES, self._end)
             data = self._cursor.read(self._request.stream, self._at, stop) if stop > self._at else b""
             compressed, payload = protocol.pack_payload(data)
             self.over = self._at + len(data) >= self._end or not data

@@ -18,6 +18,8 @@ READ_BYTES = 256 * 1024
 #: ``sun_path`` holds 108 bytes with its closing zero.
 _MAX_SOCKET_PATH_BYTES = 107
 _MAX_PIECES = 64
+#: A channel that gathers frames writes when it has so much, in bytes.
+_GATHERED_BYTES = 64 * 1024
 
 #: What a selector's keys hold: it takes the mask of the events that came.
 Callback = Callable[[int], None]
@@ -55,6 +57,8 @@ class Channel:
         self._write_fd = write_fd
         self._on_message = on_message
         self._on_close = on_close
+        self.gathers = False
+        """Frames wait for :meth:`flush`, unless they are many: each write wakes every process on the way."""
         self._decoder = protocol.FrameDecoder()
         self._out: Deque[memoryview] = collections.deque()
         self._wants_write = False
@@ -72,7 +76,12 @@ class Channel:
         data = protocol.encode(message)
         self._out.append(memoryview(data))
         self.queued_bytes += len(data)
-        if not self._wants_write:
+        if not self._wants_write and (not self.gathers or self.queued_bytes >= _GATHERED_BYTES):
+            self._flush()
+
+    def flush(self) -> None:
+        """Write what was gathered, as far as the descriptor takes it."""
+        if self._out and not self._wants_write and not self.closed:
             self._flush()
 
     def finish(self, when_flushed: Callable[[], None]) -> None:

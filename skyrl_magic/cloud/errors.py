@@ -20,6 +20,7 @@ _MAPPING: tuple[tuple[type[BaseException], type[errors.SkyRLMagicError], str], .
     (modal.exception.NotFoundError, errors.NotFound, "check the name"),
     (modal.exception.SandboxTerminatedError, errors.SessionLost, "run the cell again to start a new session"),
     (modal.exception.SandboxTimeoutError, errors.SessionLost, "a longer --timeout gives it more time"),
+    (modal.exception.TimeoutError, errors.BackendUnavailable, "it does not answer: run the cell again in a moment"),
     (modal.exception.VersionError, errors.BackendError, "`pip install -U modal`"),
     (modal.exception.ConnectionError, errors.BackendUnavailable, "check the network, then run the cell again"),
     (modal.exception.ServiceError, errors.BackendUnavailable, "run the cell again in a moment"),
@@ -44,6 +45,6 @@ def mapped(what: str) -> Iterator[None]:
     except BaseException as error:
         for theirs, ours, advice in _MAPPING:
             if isinstance(error, theirs):
-                text = " ".join(str(error).split()) or type(error).__name__
+                text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
                 raise ours(f"{what}: {text}; {advice}") from error
         raise

@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import modal
 
 from skyrl_magic.cloud.errors import mapped
+from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.core import contract
-from skyrl_magic.core.errors import BackendError, BackendUnavailable, NotFound, SessionLost
+from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
 from skyrl_magic.core.ports import Sandbox as SandboxPort
-
-#: modal's client takes no more than 16 MiB at once into its buffer (``modal.io_streams``). In bytes.
-_WRITE_BYTES = 1024 * 1024
-
-
-class ModalStream:
-    """An exec's stdin and stdout as bytes.
-
-    A thread of its own reads, because nothing ends a read of modal's client that waits for a server which is gone.
-    """
-
-    def __init__(self, process: modal.container_process.ContainerProcess[bytes]) -> None:
-        self._process = process
-        self._received: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        threading.Thread(target=self._receive, name="skyrl-stream", daemon=True).start()
-
-    def _receive(self) -> None:
-        try:
-            with mapped("the channel to the session"):
-                for data in self._process.stdout:
-                    self._received.put(data)
-        except BaseException as error:  # noqa: BLE001  # read() raises it
-            self._received.put(error)
-        else:
-            self._received.put(b"")
-
-    def write(self, data: bytes) -> None:
-        """Send ``data`` to the process's stdin."""
-        if self._closed.is_set():
-            raise BackendUnavailable("the channel to the session is closed")
-        try:
-            with mapped("the channel to the session"):
-                for at in range(0, len(data), _WRITE_BYTES):
-                    self._process.stdin.write(data[at : at + _WRITE_BYTES])
-                    self._process.stdin.drain()
-        except ValueError as error:  # another thread closed it meanwhile
-            raise BackendUnavailable(f"the channel to the session is closed: {error}") from None
-
-    def read(self) -> bytes:
-        """The next bytes of its stdout; empty at the end."""
-        data = self._received.get()
-        if isinstance(data, BaseException):
-            raise data
-        return b"" if self._closed.is_set() else data
-
-    def close(self) -> None:
-        """End its stdin, so that the process leaves."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._received.put(b"")
-            with contextlib.suppress(BackendError, SessionLost, ValueError), mapped("the channel to the session"):
-                self._process.stdin.write_eof()
-                self._process.stdin.drain()
 
 
 class ModalSandbox:

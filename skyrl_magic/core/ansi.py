@@ -28,6 +28,8 @@ _STRING_OPENERS = "]PX^_"
 _STRING_END = re.compile(r"[\x07\x18\x1a\x9c\n\x1b]")
 _NEWLINES = "\n\x0b\x0c"
 _MOVES = "\r\b"
+_ALTERNATE_SCREENS = ("?47", "?1047", "?1049")
+_PLACES = "Hf"
 
 
 class Tokenizer:
@@ -37,6 +39,8 @@ class Tokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self._in_string = False
+        self.full_screen = False
+        """Whether the program draws on a whole screen: it asked for the alternate one, or for a place below the top."""
 
     def feed(self, data: bytes, *, final: bool = False) -> Iterator[Token]:
         """Yield the tokens that are complete now. With ``final``, an incomplete character becomes U+FFFD."""
@@ -77,6 +81,7 @@ class Tokenizer:
             parameters, intermediates, final = sequence.groups()
             # Private (`?25l`) and intermediate (`2 q`) forms set modes of a terminal; none of them shows anything.
             private = bool(intermediates) or parameters[:1] in tuple("<=>?")
+            self.full_screen |= _is_full_screen(parameters, final)
             return (None if private else (final, parameters)), sequence.end()
         if _CUT.match(text, position):
             self._pending = text[position:]
@@ -101,6 +106,13 @@ class Tokenizer:
             return at + 2 if text[at + 1] == "\\" else at
         self._in_string = False
         return at if text[at] == "\n" else at + 1
+
+
+def _is_full_screen(parameters: str, final: str) -> bool:
+    if final == "h":
+        return parameters in _ALTERNATE_SCREENS
+    row = parameters.partition(";")[0]
+    return final in _PLACES and row.isdecimal() and int(row) > 1
 
 
 _SWITCHES = {1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike"}

@@ -9,8 +9,11 @@ TRAIN_SUBDIR = "skyrl-train"
 #: The persistent volume, and the second path under which SkyRL's documents know it.
 VOLUME_DIR = "/root/data"
 VOLUME_LINK = "/home/ray/data"
-#: The agent's zipapp and the manifest of the checkout that was mounted with it.
+#: The agent's zipapp, how it is run, and the manifest of the checkout that was mounted with it.
 AGENT_PATH = "/opt/skyrl_magic/agent.pyz"
+#: Isolated, so that nothing of ours meets the user's Python, and without site-packages: what ``.pth`` files import
+#: costs time and memory for nothing.
+AGENT_COMMAND = ("python3", "-IS", AGENT_PATH)
 MANIFEST_PATH = "/opt/skyrl_magic/checkout.json"
 #: The agent's state: journals, run records, sockets. On the container's own disk.
 STATE_DIR = "/var/lib/skyrl_magic"

@@ -35,6 +35,11 @@ def merged_message(waiting: KernelMessage, new: KernelMessage) -> KernelMessage 
     return None
 
 
+def is_state(message: KernelMessage) -> bool:
+    """Whether a message only sets a widget's state, which has no place among what is printed."""
+    return message.msg_type == "comm_msg" and _update(message) is not None
+
+
 def _display_id(message: KernelMessage) -> object:
     transient = message.content.get("transient")
     return transient.get("display_id") if isinstance(transient, dict) else None
@@ -55,4 +60,5 @@ def _update(message: KernelMessage) -> Mapping[str, Any] | None:
     if not isinstance(data, dict) or data.get("method") != "update" or message.buffers:
         return None
     state = data.get("state")
-    return state if isinstance(state, dict) else None
+    # An Output widget's msg_id says whose output it takes from now on: what comes before it and behind it matters.
+    return state if isinstance(state, dict) and "msg_id" not in state else None

@@ -14,9 +14,11 @@ After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams 
 
 from __future__ import annotations
 
+import re
+
 from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
 from skyrl_magic.core.display_intake import Intake
-from skyrl_magic.core.display_merge import CLEAR_OUTPUT, COMM_TYPES
+from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
@@ -30,6 +32,8 @@ LIVE_ROWS = 40
 _WAITING_ROWS = 256
 #: Bytes that are taken apart at once, so that a frame of newlines only does not become a million rows.
 _SLICE_BYTES = 16_384
+#: Where what follows does not need what came before: a new line, or an old one that is drawn anew.
+_LINE_BEGIN = re.compile(rb"[\r\n]")
 
 
 class _Channel:
@@ -74,7 +78,7 @@ class DisplayPlan:
             self._forget_shown(now_s)
             self._queue.clear(message, now_s)
             return
-        if message.msg_type not in COMM_TYPES:  # those have no place among the text
+        if not is_state(message):
             self._settle(now_s, final=True)
         given_up = self._queue.show(message, now_s)
         if given_up:
@@ -84,6 +88,11 @@ class DisplayPlan:
             self._left_out += given_up
             text = f"… {self._left_out:,} displays left out here; the log of run {self._run_id} has them"
             self._queue.change(self._left_out_live, text, now_s)
+
+    @property
+    def full_screen(self) -> bool:
+        """Whether the run has drawn on a whole screen, which a cell is not."""
+        return any(channel.screen.full_screen for channel in self._channels.values())
 
     def due_s(self, now_s: float) -> float | None:
         """When to ask for messages next; None while there is nothing to show."""
@@ -132,7 +141,8 @@ class DisplayPlan:
         at = 0
         while at < len(data):
             if self._tail_live and len(data) - at > 2 * TAIL_BYTES:
-                cut = data.find(b"\n", len(data) - TAIL_BYTES) + 1 or len(data) - TAIL_BYTES
+                begin = _LINE_BEGIN.search(data, len(data) - TAIL_BYTES)
+                cut = begin.end() if begin else len(data) - TAIL_BYTES
                 self._tail.leave_out(cut - at, data.count(b"\n", at, cut))
                 channel.screen.break_off(self._stamp(now_s))
                 at = cut

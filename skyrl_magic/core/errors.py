@@ -12,6 +12,7 @@
     ├── SessionError           a session cannot be started, found or used
     │   ├── SessionConflict        the name belongs to another spec
     │   └── SessionLost            the container ended while it was used
+    │       └── SessionUnreachable     or cannot be reached any more, and may well run
     ├── CheckoutError          the checkout cannot be found, read or sent
     └── RunError               what a cell's command did
         ├── RunFailed              it ended with another exit code than 0
@@ -71,6 +72,10 @@ class SessionConflict(SessionError):
 
 class SessionLost(SessionError):
     """The container ended while it was in use."""
+
+
+class SessionUnreachable(SessionLost):
+    """The container cannot be reached any more; it may well run."""
 
 
 class CheckoutError(SkyRLMagicError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from skyrl_magic.core.errors import OptionError
@@ -55,6 +54,8 @@ def parse_gpu(text: str) -> Gpu:
     known = {k.upper(): k for k in MAX_COUNTS} | _ALIASES
     gpu_type = known.get(name.upper())
     if gpu_type is None:
+        import difflib
+
         near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.4)
         hint = f"did you mean {known[near[0]]}?" if near else "types: " + ", ".join(MAX_COUNTS)
         raise OptionError(f"--gpu {text}: there is no GPU {name!r}; {hint}")

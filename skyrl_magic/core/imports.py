@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 
@@ -16,5 +15,7 @@ def import_whole(name: str) -> ModuleType:
     Raises:
         ImportError: it cannot be imported.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1, thread_name_prefix="skyrl-import") as pool:
         return pool.submit(importlib.import_module, name).result()

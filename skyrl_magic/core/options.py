@@ -7,7 +7,6 @@ handed on as they were written, so that ``$VAR``, ``{}`` and quotes reach bash u
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import shlex
 import textwrap
@@ -121,9 +120,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("--help", "help", HELP, "this text", short="-h"),
 )
 BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
+# Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
 #: A word as bash cuts them, quotes and all; one whose quote does not close goes on to the end.
-_WORD = re.compile(r"\s*(?P<word>(?=\S)(?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")*(?:['\"\\].*)?)", re.DOTALL)
-_QUOTED = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.)*)\"|\\(.)|([^\s'\"\\]+)", re.DOTALL)
+_WORD = r"(?s)\s*(?P<word>(?=\S)(?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")*(?:['\"\\].*)?)"
+_QUOTED = r"(?s)'([^']*)'|\"((?:[^\"\\]|\\.)*)\"|\\(.)|([^\s'\"\\]+)"
 
 
 @dataclass(frozen=True)
@@ -136,20 +136,22 @@ class Line:
 
 def split_words(text: str) -> list[str]:
     """The words of a line as :func:`parse_line` cuts them, with their quotes."""
-    return [match["word"] for match in _WORD.finditer(text)]
+    return [match["word"] for match in re.finditer(_WORD, text)]
 
 
 def _unquote(flag: str, word: str) -> str:
-    if _QUOTED.sub("", word):
+    if re.sub(_QUOTED, "", word):
         raise OptionError(f"{flag}: a quote in its value does not close")
     parts = []
-    for single, double, escaped, plain in _QUOTED.findall(word):
+    for single, double, escaped, plain in re.findall(_QUOTED, word):
         parts.append(single or re.sub(r"\\([\"\\$`])", r"\1", double) or escaped or plain)
     return "".join(parts)
 
 
 def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     """The error for a flag that is not there, with the nearest one that is."""
+    import difflib
+
     names = list(allowed)
     begun = [name for name in names if len(flag) > len("--x") and name.startswith(flag)]
     near = begun or difflib.get_close_matches(flag, names, n=1, cutoff=0.6)
@@ -180,7 +182,8 @@ def read_options(text: str, options: Iterable[Option]) -> tuple[dict[str, Any], 
     allowed = {name: option for option in options for name in (option.flag, option.short) if name}
     found: dict[str, Any] = {}
     position = 0
-    while match := _WORD.match(text, position):
+    next_word = re.compile(_WORD).match
+    while match := next_word(text, position):
         word = match["word"]
         if word == "--":
             position = match.end()
@@ -198,7 +201,7 @@ def read_options(text: str, options: Iterable[Option]) -> tuple[dict[str, Any], 
             found[option.field] = option.constant
             continue
         if not equals:
-            value_match = _WORD.match(text, position)
+            value_match = next_word(text, position)
             if value_match is None:
                 raise OptionError(f"{flag} needs a value: {option.metavar}")
             inline, position = value_match["word"], value_match.end()

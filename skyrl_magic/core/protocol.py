@@ -393,6 +393,7 @@ class RunEnded(Message):
 
     ``exit_code`` is bash's (128 + n where a signal n ended it). ``commit_error`` is empty, or one line. ``reason`` says
     why the session ended the run, and is empty for a run that ended by itself or by a client's signal.
+    ``journal_error`` says what of its output could not be kept, and why.
     """
 
     run_id: str = ""
@@ -404,6 +405,7 @@ class RunEnded(Message):
     stderr_bytes: int = 0
     commit_error: str = ""
     reason: str = ""
+    journal_error: str = ""
 
 
 @_kind(73)
@@ -518,9 +520,13 @@ class ExecuteStarted(Message):
 @_kind(102)
 @dataclasses.dataclass(frozen=True)
 class ExecuteEnded(Message):
-    """The run is over and its journal is complete; its status lies in its folder."""
+    """The run is over and its journal is complete. The other fields are those of :class:`RunEnded`."""
 
     run_id: str = ""
+    exit_code: int = 0
+    signal: int = 0
+    duration_s: float = 0.0
+    journal_error: str = ""
 
 
 @_kind(103)
@@ -610,7 +616,8 @@ class FrameDecoder:
                 end = start + _LENGTH.size + length
                 if len(self._buffer) < end:
                     break
-                message = decode_body(bytes(memoryview(self._buffer)[start + _LENGTH.size : end]))
+                with memoryview(self._buffer) as whole, whole[start + _LENGTH.size : end] as body:
+                    message = decode_body(body)
                 start = end
                 if message is not None:
                     yield message

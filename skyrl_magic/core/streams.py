@@ -5,8 +5,9 @@ A :class:`Screen` takes a run's stdout or stderr as bytes, in any chunking, and 
 takes the finished ones out (:meth:`Screen.take`), and they can be changed no more.
 
 Deviations from a real terminal, on purpose: a newline returns to column 0 (output comes from a pipe, without a
-terminal driver), the cursor does not rise above the rows that were taken, a tab is one column, and a line is cut
-into rows after :data:`MAX_COLUMNS` columns, so that a line of gigabytes needs no memory; no newline is put in there.
+terminal driver), the cursor does not rise above the rows that were taken, a place on the whole screen (``\x1b[5;1H``)
+begins a new row, a tab is one column, and a line is cut into rows after :data:`MAX_COLUMNS` columns, so that a line of
+gigabytes needs no memory; no newline is put in there.
 """
 
 from __future__ import annotations
@@ -126,6 +127,11 @@ class Screen:
         self._column = 0
 
     @property
+    def full_screen(self) -> bool:
+        """Whether the program has drawn on a whole screen."""
+        return self._tokens.full_screen
+
+    @property
     def current(self) -> Row:
         """The row with the cursor. The rows above it are finished, unless the cursor is moved up again."""
         return self.rows[self.row_index]
@@ -160,10 +166,7 @@ class Screen:
             for row in self.rows[self.row_index :]:
                 row.erase(0, row.width, stamp)
             del self.rows[self.row_index + 1 :]
-        self.row_index = len(self.rows) - 1
-        if self.current.width:
-            self._line_feed()
-        self._column = 0
+        self._begin_frame()
 
     def take(self, count: int) -> list[Row]:
         """Remove the first ``count`` rows, at most those above the cursor, and return them."""
@@ -201,12 +204,21 @@ class Screen:
             self.row_index = min(max(0, row_index), len(self.rows) - 1)
             if kind in "EF":
                 self._move_to(0)
+        elif kind in "Hf":
+            self._begin_frame()
         elif kind == "K":
             self._erase_line(numbers[0])
         elif kind == "J" and numbers[0] == 0:
             self._erase_line(0)
             for row in self.rows[self.row_index + 1 :]:
                 row.erase(0, row.width, self._stamp)
+
+    def _begin_frame(self) -> None:
+        """A place on the whole screen: there is none here, so what is written there begins a line of its own."""
+        self.row_index = len(self.rows) - 1
+        if self.current.width:
+            self._line_feed()
+        self._column = 0
 
     def _move_to(self, column: int) -> None:
         self._column = min(max(0, column), MAX_COLUMNS - 1)

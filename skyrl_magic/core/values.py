@@ -12,28 +12,30 @@ MAX_TIMEOUT_S = 24 * 3600
 #: What Modal gives a container that asks for nothing, and more than any of its machines has.
 MIN_CORES, MAX_CORES = 0.125, 256
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 4 * 1024 * 1024
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?")
+# Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
+_DURATION = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
-_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>mib|mb|m|gib|gb|g)?", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SECRET_WORDS = re.compile(
-    r"(^|_)(secret|token|password|passwd|passphrase|api_?key|access_?key|secret_?key|private_?key|credentials?)(_|$)",
-    re.IGNORECASE,
+_MEMORY = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>mib|mb|m|gib|gb|g)?"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_SENSITIVE_NAME = (
+    r"(^|_)(secret|token|password|passwd|passphrase|api_?key|access_?key|secret_?key|private_?key|credentials?)(_|$)"
 )
-_SECRET_VALUES = re.compile(r"(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|ghp_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SENSITIVE_VALUE = r"(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|ghp_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})"
+_ENV_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def text(flag: str, text: str) -> str:
-    """Any text that is not blank."""
+    """Any text that is not blank, without zero bytes: no path and no variable can have one."""
     if not text.strip():
         raise OptionError(f"{flag}: the value is empty")
+    if "\0" in text:
+        raise OptionError(f"{flag}: the value has a zero byte")
     return text
 
 
 def duration_s(flag: str, text: str) -> int:
     """``3600``, ``90s``, ``30m`` or ``4h`` as seconds, from 1 s to 24 h."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     seconds = float(match["number"]) * _SECONDS[match["unit"]] if match else 0.0
     if not 1 <= seconds <= MAX_TIMEOUT_S:
         raise OptionError(f"{flag} {text}: give 1 s to 24 h, as in 3600, 90s, 30m or 4h")
@@ -50,7 +52,7 @@ def duration_text(duration_s: int) -> str:
 
 def memory_mib(flag: str, text: str) -> int:
     """``16384`` (MiB, as for Modal), ``16GiB`` or ``512M`` as MiB."""
-    match = _MEMORY.fullmatch(text.strip())
+    match = re.fullmatch(_MEMORY, text.strip(), re.IGNORECASE)
     size = float(match["number"]) * (1024 if (match["unit"] or "m")[0].lower() == "g" else 1) if match else 0.0
     if not MIN_MEMORY_MIB <= size <= MAX_MEMORY_MIB:
         raise OptionError(f"{flag} {text}: give MiB or a size from {MIN_MEMORY_MIB} MiB up, as in 32768 or 32GiB")
@@ -70,7 +72,7 @@ def cpu_cores(flag: str, text: str) -> float:
 
 def object_name(flag: str, text: str) -> str:
     """A name that Modal takes for an app, a volume, a secret or a sandbox."""
-    if not _NAME.fullmatch(text):
+    if not re.fullmatch(_NAME, text):
         raise OptionError(
             f"{flag} {text}: a name is 1 to 64 letters, digits, '.', '_', '-', and begins with one of the first two"
         )
@@ -87,9 +89,11 @@ def variable_name(flag: str, text: str) -> str:
 def env_pair(flag: str, text: str) -> tuple[str, str]:
     """``NAME=VALUE``; refuses what looks like a secret, which would be stored in the notebook."""
     name, equals, value = text.partition("=")
-    if not equals or not _ENV_NAME.fullmatch(name):
+    if "\0" in text:
+        raise OptionError(f"{flag}: the value has a zero byte")
+    if not equals or not re.fullmatch(_ENV_NAME, name):
         raise OptionError(f"{flag} {name}: give NAME=VALUE")
-    if _SECRET_WORDS.search(name) or _SECRET_VALUES.search(value):
+    if re.search(_SENSITIVE_NAME, name, re.IGNORECASE) or re.search(_SENSITIVE_VALUE, value):
         raise OptionError(
             f"{flag} {name}=…: this looks like a secret and would stay in the notebook; "
             f"keep it with `modal secret create NAME {name}=…` and use --secret NAME"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
+from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, SessionUnreachable
 from skyrl_magic.core.outputs import checked as checked_message
 from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
@@ -177,9 +177,9 @@ class Channel:
         finally:
             self._forget(number)
 
-    def send(self, message: protocol.Message) -> None:
-        """Send a frame that has no answer. Raises ChannelBroken or SessionLost."""
-        self._write(message)
+    def send(self, *messages: protocol.Message) -> None:
+        """Send frames that have no answer, at one go. Raises ChannelBroken or SessionLost."""
+        self._write(*messages)
 
     def add_watch(self, request: protocol.WatchRun) -> Watch:
         """Make ready for a run's frames; they come once :meth:`Watch.resume` was sent. Raises SessionLost."""
@@ -194,9 +194,12 @@ class Channel:
         """Stop watching; the run goes on."""
         with self._state:
             self._watches.pop(watch.run_id, None)
-        if not watch.ended:
-            with contextlib.suppress(SessionError):
-                self._write(protocol.UnwatchRun(watch.run_id))
+        if not watch.ended:  # in a thread: a cell must not wait for a server that takes nothing any more
+            threading.Thread(target=self._send_unwatch, args=(watch.run_id,), name="skyrl-unwatch", daemon=True).start()
+
+    def _send_unwatch(self, run_id: str) -> None:
+        with contextlib.suppress(SessionError):
+            self._write(protocol.UnwatchRun(run_id))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +286,7 @@ class Channel:
                 if self._closed.is_set():  # meanwhile: close() has seen the one before
                     connection.close()
                 return None
-        return SessionLost(
+        return SessionUnreachable(
             f"the session cannot be reached any more ({reason}); its runs may go on: %skyrl_sessions shows it"
         )
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ Entry = tuple[str, int, str, int] | tuple[str, str] | tuple[str, int]
 Manifest = dict[str, Entry]
 #: Above this a line names the largest folders (DESIGN §4). In bytes.
 LARGE_BYTES = 200 * 1024 * 1024
+#: And so many are slow to send, however small they are.
+MANY_FILES = 20_000
 #: A file changed so shortly before it was hashed may change again within the file system's time stamp, unseen.
 _RACY_NS = 2_000_000_000
 _READ_TRIES = 5
@@ -76,7 +79,7 @@ def open_checkout(path: Path) -> Checkout:
         CheckoutError: there is no such folder, or no checkout.
     """
     if not path.is_dir():
-        raise CheckoutError(f"--repo {path}: there is no such folder")
+        raise CheckoutError(f"--repo {path}: there is no such folder; --repo none runs without a checkout")
     found = find_checkout(path)
     if found is None:
         raise CheckoutError(f"--repo {path}: no SkyRL checkout (with a folder skyrl-gym); --repo none runs without one")
@@ -263,10 +266,14 @@ def _entry(known: _Known) -> Entry:
 
 def largest_folders(manifest: Manifest, count: int = 3) -> list[tuple[str, int]]:
     """The top-level folders with the most bytes in them: (name, bytes), largest first."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for path, entry in manifest.items():
         size_bytes = entry[-1]
         if entry[0] == "f" and isinstance(size_bytes, int):
-            top = path.split("/", 1)[0]
-            sizes[top] = sizes.get(top, 0) + size_bytes
-    return sorted(sizes.items(), key=lambda item: -item[1])[:count]
+            sizes[path.split("/", 1)[0]] += size_bytes
+    return sizes.most_common(count)
+
+
+def fullest_folders(manifest: Manifest, count: int = 3) -> list[tuple[str, int]]:
+    """The top-level folders with the most files in them: (name, files), fullest first."""
+    return Counter(path.split("/", 1)[0] for path in manifest).most_common(count)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.ports import Sandbox, Upload
 from skyrl_magic.service.checkout import Checkout, Scan
 from skyrl_magic.service.session import TICK_S, Progress
+
+#: What takes no longer than this needs no word. In seconds.
+PATIENCE_S = 2.0
+
+T = TypeVar("T")
 
 
 def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> None:
@@ -24,6 +30,19 @@ def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> 
         if phase is None:
             return
         progress.begin(phase)
+
+
+def follow_call(future: Future[T], progress: Progress, phase: str) -> T:
+    """The future's result; one that takes longer than :data:`PATIENCE_S` is told as a phase. Raises what it raises."""
+    told = False
+    wait([future], PATIENCE_S)
+    while not future.done():
+        if not told:
+            progress.begin(phase)
+            told = True
+        progress.tick()
+        wait([future], TICK_S)
+    return future.result()
 
 
 def abandon(future: Future[Sandbox]) -> None:

@@ -83,6 +83,8 @@ class RunResult:
     """How a Python cell ended; None for a shell cell."""
     reason: str = ""
     """Why the session ended the run; empty where the session did not."""
+    journal_error: str = ""
+    """What of the output could not be kept, and why."""
 
 
 def new_run_id() -> str:
@@ -162,6 +164,7 @@ class RunService:
             pressed_late=interrupts.take() > 0,
             python=None if python is None else python.end,
             reason=ended.reason,
+            journal_error=ended.journal_error,
         )
 
     def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:
@@ -181,7 +184,11 @@ class RunService:
 
     def _synchronise(self, channel: Channel, sync: CheckoutSync, sink: Sink) -> int:
         sent = sync.send(
-            channel, lambda size_bytes: sink.note(f"sending {size_bytes / 1e6:.0f} MB that changed in the checkout")
+            channel,
+            lambda files, size_bytes: sink.note(
+                f"sending {files:,} files with {size_bytes / 1e6:.0f} MB that changed in the checkout; "
+                ".skyrlignore leaves folders out"
+            ),
         )
         if sent.unreadable:
             left_out = f"{len(sent.unreadable)} of the checkout's files cannot be read and were left out"

@@ -63,7 +63,7 @@ class Session:
         self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel)
 
     def _attach(self) -> ByteStream:
-        return self.sandbox.exec(["python3", "-I", contract.AGENT_PATH, "attach", "--state-dir", contract.STATE_DIR])
+        return self.sandbox.exec([*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR])
 
     def _hear(self, status: protocol.Status) -> None:
         with self._ray:

@@ -27,7 +27,7 @@ from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.creation import abandon, follow_phases, make_upload, supervisor_config
+from skyrl_magic.service.creation import abandon, follow_call, follow_phases, make_upload, supervisor_config
 from skyrl_magic.service.session import Progress, Session
 from skyrl_magic.service.session_info import SessionInfo, session_info
 from skyrl_magic.service.sync import CheckoutSync
@@ -97,9 +97,9 @@ class SessionService:
             if known is not None:
                 return known, False
             self._forget(key)
-            backend = self._backend(spec.backend)
+            backend = follow_call(self._pool.submit(self._backend, spec.backend), progress, "connecting")
             for _ in range(_TRIES):
-                session = self._join(backend, request, name)
+                session = follow_call(self._pool.submit(self._join, backend, request, name), progress, "connecting")
                 created = session is None
                 try:
                     session = session or self._create(backend, request, name, progress)
@@ -275,7 +275,7 @@ class SessionService:
             name=name,
             spec=spec,
             tags=tags,
-            command=["python3", "-I", contract.AGENT_PATH, "supervise", "--config", config],
+            command=[*contract.AGENT_COMMAND, "supervise", "--config", config],
             agent=self._build_agent(),
             upload=upload,
         )

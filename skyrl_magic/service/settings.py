@@ -137,7 +137,7 @@ def _path(text: str, folder: Path) -> Path:
     try:
         return folder / Path(text).expanduser()
     except RuntimeError as error:  # ~ of a user who is not there
-        raise OptionError(f"--repo {text}: {error}") from None
+        raise OptionError(f"--repo {text}: {str(error).rstrip('.')}; write the whole path") from None
 
 
 def _image(checkout: Checkout | None) -> str:

@@ -14,8 +14,12 @@ from skyrl_magic.service.connection import Refused
 
 #: The agent's word for a generation that is not its own.
 STALE = "stale"
-#: So much takes seconds to send, and a line says so. In bytes.
+#: So much takes seconds to send, and a line says so. In bytes, and in files.
 LARGE_BYTES = 30_000_000
+MANY_FILES = 2_000
+#: Frames wait for one another up to so many bytes, or so many of them: each go costs a round to the server.
+_BATCH_BYTES = 1024 * 1024
+_BATCH_FRAMES = 256
 #: How often the difference is taken anew when another notebook changes the checkout at the same time.
 _TRIES = 5
 
@@ -28,6 +32,29 @@ class Sent:
     size_bytes: int = 0
     removed: int = 0
     unreadable: list[str] = field(default_factory=list)
+    """Files that were left out; each is named once."""
+
+
+class _Batch:
+    """Frames of file contents that go out together."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._frames: list[protocol.PutFile] = []
+        self._size_bytes = 0
+
+    def put(self, frame: protocol.PutFile) -> None:
+        """Send it now or with the next ones."""
+        self._frames.append(frame)
+        self._size_bytes += len(frame.payload)
+        if self._size_bytes >= _BATCH_BYTES or len(self._frames) >= _BATCH_FRAMES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        frames, self._frames, self._size_bytes = self._frames, [], 0
+        if frames:
+            self._channel.send(*frames)
 
 
 class CheckoutSync:
@@ -43,13 +70,15 @@ class CheckoutSync:
         """The container's, as far as this client knows; a run that asks for it is refused when it is another."""
         self._sent: Scan | None = None
         self._there: Manifest = {}
+        self._named: set[str] = set()
 
-    def send(self, channel: Channel, on_large: Callable[[int], object] = lambda _: None) -> Sent:
+    def send(self, channel: Channel, on_large: Callable[[int, int], object] = lambda *_: None) -> Sent:
         """Send the difference.
 
         Args:
             channel: to the session.
-            on_large: hears the size in bytes before more than :data:`LARGE_BYTES` are sent.
+            on_large: hears how many files and bytes there are, before more than :data:`MANY_FILES` or
+                :data:`LARGE_BYTES` are sent.
 
         Raises:
             CheckoutError: files cannot be read consistently, or the container refuses one.
@@ -68,7 +97,8 @@ class CheckoutSync:
                     self.generation = -1
                     continue
                 raise CheckoutError(f"the session refused the checkout's change: {refused}") from None
-            sent.unreadable = scan.unreadable
+            sent.unreadable = [path for path in scan.unreadable if path not in self._named]
+            self._named.update(sent.unreadable)
             self._sent = scan
             return sent
         raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")
@@ -80,7 +110,7 @@ class CheckoutSync:
             self._there = {path: cast("Entry", tuple(entry)) for path, entry in there.items()}
         self.generation = state.generation
 
-    def _send_difference(self, channel: Channel, here: Manifest, on_large: Callable[[int], object]) -> Sent:
+    def _send_difference(self, channel: Channel, here: Manifest, on_large: Callable[[int, int], object]) -> Sent:
         changed = {path: entry for path, entry in here.items() if self._there.get(path) != entry}
         removed = [path for path in self._there if path not in here]
         if not changed and not removed:
@@ -88,14 +118,16 @@ class CheckoutSync:
         sent = Sent()
         contents = [path for path, entry in changed.items() if _has_new_content(entry, self._there.get(path))]
         size_bytes = sum(cast("int", changed[path][-1]) for path in contents)
-        if size_bytes > LARGE_BYTES:
-            on_large(size_bytes)
+        if size_bytes > LARGE_BYTES or len(contents) > MANY_FILES:
+            on_large(len(contents), size_bytes)
+        batch = _Batch(channel)
         for path in contents:
             try:
-                changed[path] = self._send_file(channel, path, sent)
+                changed[path] = self._send_file(batch, path, sent)
             except GONE:  # since the scan
                 del changed[path], here[path]
                 removed += [path] if path in self._there else []
+        batch.flush()
         sent.removed = len(removed)
         payload = protocol.pack_json({"set": changed, "remove": removed})
         state = channel.request(
@@ -105,19 +137,19 @@ class CheckoutSync:
         self._there = {path: entry for path, entry in self._there.items() if path in here} | changed
         return sent
 
-    def _send_file(self, channel: Channel, path: str, sent: Sent) -> Entry:
+    def _send_file(self, batch: _Batch, path: str, sent: Sent) -> Entry:
         """Send one file and return the entry that holds for the bytes that were sent. Raises one of ``GONE``."""
         offset = 0
         try:
             for part in self.reader.read(path):
                 if isinstance(part, tuple):
                     mode = cast("int", part[1])
-                    channel.send(protocol.PutFile(path, mode, offset, last=True))
+                    batch.put(protocol.PutFile(path, mode, offset, last=True))
                     sent.files += 1
                     sent.size_bytes += offset
                     return part
                 if part:
-                    channel.send(protocol.PutFile(path, 0o600, offset, last=False, payload=part))
+                    batch.put(protocol.PutFile(path, 0o600, offset, last=False, payload=part))
                     offset += len(part)
                 else:
                     offset = 0

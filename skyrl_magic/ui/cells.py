@@ -17,13 +17,20 @@ from skyrl_magic.core.errors import (
     RunFailed,
     RunStopped,
     SessionLost,
+    SessionUnreachable,
     SkyRLMagicError,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest
-from skyrl_magic.service.checkout import LARGE_BYTES, CheckoutReader, largest_folders
+from skyrl_magic.service.checkout import (
+    LARGE_BYTES,
+    MANY_FILES,
+    CheckoutReader,
+    fullest_folders,
+    largest_folders,
+)
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, restart_kernel
@@ -132,7 +139,7 @@ class Cells:
                 result = runs.follow(session, request, watch, sink, interrupts)
             except SkyRLMagicError as error:
                 sink.close(None)
-                return Outcome(error=error)
+                return Outcome(error=_lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
             except BaseException:
                 sink.close(None)
                 raise
@@ -196,6 +203,7 @@ class Cells:
         for name in names:
             sessions.stop(backend, app, name)
             note(f"session {name} is stopped")
+        self._leave(backend, app, names)
 
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
@@ -205,6 +213,20 @@ class Cells:
             return find_run(self._services.sessions, request, run_id)
 
         show_logs(line, self.notebook, find)
+
+    def _leave(self, backend: str, app: str, names: list[str]) -> None:
+        """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
+
+        The next cell should not start the stopped one again while another is billed.
+        """
+        current, others = self.notebook.current, self._services.sessions.open_names()
+        if current is None or current.name not in names or not others:
+            return
+        session = self._services.sessions.get(backend, app, others[-1])
+        if session is not None:
+            checkout = session.sync.reader.checkout if session.sync is not None else None
+            self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
+            note(f"now in session {session.name}")
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -270,6 +292,9 @@ class Cells:
         if scan.size_bytes > LARGE_BYTES:
             folders = ", ".join(f"{name} {size_text(size)}" for name, size in largest_folders(scan.manifest))
             note(f"the checkout has {size_text(scan.size_bytes)} ({folders}): .skyrlignore leaves folders out")
+        if len(scan.manifest) > MANY_FILES:
+            folders = ", ".join(f"{name} {files:,}" for name, files in fullest_folders(scan.manifest))
+            note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
 class CellSink:
@@ -355,12 +380,12 @@ def _ready_line(session: Session, status: protocol.Status) -> str:
 def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
     variables = {
-        name: bytes(result.captured[stream]).decode("utf-8", "replace")
-        for stream, name in names.items()
-        if name is not None
+        name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
     }
     if result.commit_error:
-        sink.note(f"the volume was not committed: {result.commit_error}")
+        sink.note(f"{result.commit_error}; the next run's end commits again")
+    if result.journal_error:
+        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
     if result.python is not None:
         write_payload(result.python.payload)
     error: SkyRLMagicError | None = None
@@ -403,6 +428,14 @@ def _python_error(result: RunResult) -> SkyRLMagicError:
         f"the Python kernel ended in run {result.run_id}: {cause}; its variables are gone, the session goes on "
         "and the next Python cell starts a new kernel"
     )
+
+
+def _lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
+    """What a user hears of a run whose container ended under it."""
+    if not isinstance(error, SessionLost) or isinstance(error, SessionUnreachable):
+        return error
+    text = f"run {run_id} ended with its session: {error}; "
+    return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
 
 
 def _exit_text(code: int) -> str:

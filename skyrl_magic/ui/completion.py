@@ -1,4 +1,4 @@
-"""Completion of the magics' options and values, as a matcher of IPython's second API (it keeps ``--no-ray`` whole)."""
+"""Completion of the magics' options and values: what fits at the cursor (``ui/matcher`` brings it to IPython)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 from skyrl_magic.core import contract, gpus
 from skyrl_magic.core.options import BACKENDS, HELP, LIVE, OPTIONS, SESSION, Option, split_words
 
-if TYPE_CHECKING:
-    from IPython.core.completer import CompletionContext
-    from IPython.core.interactiveshell import InteractiveShell
-
-_IDENTIFIER = "skyrl_magic.options"
 _MAGIC = re.compile(r"\s*(?P<escape>%%?)(?P<name>skyrl_\w+)[ \t]+(?P<line>.*)", re.DOTALL)
 
 _Names = Callable[[], Sequence[str]]
 _Found = tuple[str, Iterable[str]]
-
-
-class SessionNames(Protocol):
-    """What completion asks of the magics; it must be quick, as it answers a key press."""
-
-    def session_names(self) -> list[str]:
-        """The names of the sessions that are known here."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -37,33 +23,6 @@ class Completions:
 
     fragment: str
     texts: tuple[str, ...]
-
-
-def register(shell: InteractiveShell, magics: SessionNames) -> None:
-    """Complete the lines of ``magics`` in ``shell``."""
-    from IPython.core.completer import SimpleCompletion, context_matcher
-
-    @context_matcher(identifier=_IDENTIFIER)  # type: ignore[untyped-decorator]
-    def complete_options(context: CompletionContext) -> dict[str, Any]:
-        found = complete(context.full_text, context.cursor_line, context.cursor_position, magics.session_names)
-        if found is None:
-            return {"completions": []}
-        return {
-            "completions": [SimpleCompletion(text, type="option") for text in found.texts],
-            "matched_fragment": found.fragment,
-            "ordered": True,
-            "suppress": True,
-        }
-
-    unregister(shell, magics)
-    shell.Completer.custom_matchers.append(complete_options)
-
-
-def unregister(shell: InteractiveShell, magics: SessionNames) -> None:
-    """Undo :func:`register`."""
-    del magics  # a shell has one set of our magics
-    matchers = shell.Completer.custom_matchers
-    matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != _IDENTIFIER]
 
 
 def complete(cell: str, line_number: int, column: int, names: _Names) -> Completions | None:

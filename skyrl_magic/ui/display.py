@@ -28,6 +28,11 @@ from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
 Clock = Callable[[], float]
 Publish = Callable[[KernelMessage], None]
 
+_FULL_SCREEN = (
+    "this program draws a whole screen, and a cell is no terminal: its text comes line by line and it gets no keys; "
+    "■ stops it, and many have a mode for scripts (top -b, ex -s)"
+)
+
 
 class RunDisplay:
     """Shows a run in the cell. Feed it the run's frames, and call :meth:`tick` when :attr:`flush_due_s` has passed.
@@ -40,11 +45,15 @@ class RunDisplay:
 
     def __init__(self, run_id: str, *, clock: Clock = time.monotonic, publish: Publish | None = None) -> None:
         self._view = _KernelView(run_id, clock, publish) if in_kernel() else _TerminalView(run_id)
+        self._told_full_screen = False
 
     def feed(self, event: Output | Gap) -> None:
         """Take the run's next frame, and show what is due. Raises :class:`ProtocolError` for a damaged frame."""
         self._view.feed(event)
         self._view.tick()
+        if self._view.full_screen and not self._told_full_screen:
+            self._told_full_screen = True
+            note(_FULL_SCREEN)
 
     @property
     def flush_due_s(self) -> float | None:
@@ -133,6 +142,10 @@ class _KernelView:
         self._plan = DisplayPlan(run_id, _display_id())
         self.intake = self._plan.intake
 
+    @property
+    def full_screen(self) -> bool:
+        return self._plan.full_screen
+
     def feed(self, event: Output | Gap) -> None:
         self._plan.feed(event, self._clock())
 
@@ -168,6 +181,10 @@ class _TerminalView:
         self.intake = Intake()
         self._run_id = run_id
         self._tokens = {name: Tokenizer() for name in STREAMS}
+
+    @property
+    def full_screen(self) -> bool:
+        return any(tokens.full_screen for tokens in self._tokens.values())
 
     def feed(self, event: Output | Gap) -> None:
         missing_bytes, data = self.intake.take(event)

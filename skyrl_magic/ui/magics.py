@@ -15,6 +15,7 @@ from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.imports import import_whole
 from skyrl_magic.core.options import HELP, KERNEL, LIVE, SESSION, Given, Line, help_text, parse_line
+from skyrl_magic.service.command import check_command
 from skyrl_magic.ui.config import Settings
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ class SkyRLMagic(Settings):
         if given.uv is not None and not given.python:
             raise OptionError("--uv is for Python cells: add --python")
         command = parsed.rest if cell is None else cell
-        if not command.strip():
-            raise OptionError("there is nothing to run: write a command, or use %skyrl_start to start a session")
+        check_command(command, shell=not given.python)
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return
@@ -139,7 +139,7 @@ class SkyRLMagic(Settings):
             _say(help_text("%skyrl_start", _START_HELP, scopes=(SESSION, LIVE, HELP)))
             return
         if parsed.rest:
-            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start")
+            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start; -h lists them")
         self.cells.start(parsed.given, self.given(), _folder())
 
     @no_var_expand

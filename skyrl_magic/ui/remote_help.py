@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: How long a key press waits for the session's kernel, in seconds.
 BUDGET_S = 0.2
 #: A cell's first line, of a magic that may run it in the session's Python kernel.
-_FIRST_LINE = re.compile(r"\s*%%(?P<name>skyrl_python|skyrl_modal)\b[ \t]*(?P<line>[^\n]*)\n")
+_FIRST_LINE = r"\s*%%(?P<name>skyrl_python|skyrl_modal)\b[ \t]*(?P<line>[^\n]*)\n"
 
 Reply = dict[str, Any]
 #: Asks the kernel that a line's options mean: ``ask(options, msg_type, content)``; None where there is no answer.
@@ -55,7 +55,7 @@ def inspect(code: str, cursor: int, detail_level: int, ask: Ask) -> Reply | None
 
 def _python_cell(code: str, cursor: int) -> tuple[str, int] | None:
     """The options of a Python cell's first line, and where its own code begins, if the cursor is in that."""
-    match = _FIRST_LINE.match(code)
+    match = re.match(_FIRST_LINE, code)
     if match is None or cursor < match.end():
         return None
     line = match["line"]

@@ -23,6 +23,8 @@ from skyrl_magic.ui.cell_outputs import CellOutputs
 
 #: Places that are remembered; what comes for an older one is not shown (the run's log has it).
 _REMEMBERED = 1000
+#: How long this kernel waits for a remote widget's callback; the session's kernel may be busy. In seconds.
+ANSWER_TIMEOUT_S = 5.0
 
 
 class RemoteOutputs:
@@ -33,6 +35,7 @@ class RemoteOutputs:
         self._places: OrderedDict[str, CellOutputs] = OrderedDict()
         self._names = (f"comm-{number}" for number in itertools.count(1))
         self._comms: dict[str, _RemoteComm] = {}
+        self._pending: dict[str, threading.Event] = {}
 
     def keep(self, name: str, place: CellOutputs) -> CellOutputs:
         """Remember the place of a run, or of the answers to a comm's message."""
@@ -50,6 +53,11 @@ class RemoteOutputs:
 
     def hear(self, session: Session, message: KernelMessage) -> None:
         """Show a message that came by itself; one of another notebook's run is not shown here."""
+        if message.msg_type == "status":  # the kernel is done with what a widget was sent
+            pending = self._pending.get(message.run_id)
+            if pending is not None:
+                pending.set()
+            return
         with self._lock:
             place = self._places.get(message.run_id)
         if place is not None:
@@ -73,12 +81,21 @@ class RemoteOutputs:
         _comms().register_comm(comm)
 
     def forward(self, comm: _RemoteComm, kind: str, message: Mapping[str, Any]) -> None:
-        """Hand what the front end sent to the session; what comes back is shown where this would have shown it."""
+        """Hand what the front end sent to the session; what comes back is shown where this would have shown it.
+
+        It waits for that, as the front end forgets its message when this kernel is done with it: what came later for
+        an Output widget would be lost.
+        """
         name = next(self._names)
         self.keep(name, CellOutputs(message))
+        done = self._pending[name] = threading.Event()
         buffers = [bytes(buffer) for buffer in message.get("buffers") or ()]
-        with contextlib.suppress(SessionError, BackendError):  # the widget of a session that is gone does nothing
-            send_to_comm(comm.session, name, kind, message["content"], buffers)
+        try:
+            with contextlib.suppress(SessionError, BackendError):  # the widget of a session that is gone does nothing
+                send_to_comm(comm.session, name, kind, message["content"], buffers)
+                done.wait(ANSWER_TIMEOUT_S)
+        finally:
+            del self._pending[name]
 
 
 class _RemoteComm:

@@ -16,8 +16,9 @@ from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import parse_gpu
 from skyrl_magic.core.spec import DEFAULT_TIMEOUT_S, RunRequest, SessionSpec
-from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK
+from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX
 from skyrl_magic.service.checkout import Checkout, open_checkout
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, RunService, new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import SessionRequest, SessionService
@@ -95,8 +96,9 @@ class Lab:
         """Run a cell's text to its end."""
         sink = sink or Recorder()
         request = replace(RunRequest(cell), **options)  # type: ignore[arg-type]
-        watch = self.runs.start(self.session, request, new_run_id(), sink)
-        return Ran(self.runs.follow(self.session, request, watch, sink), sink)
+        with Interrupts() as interrupts:
+            watch = self.runs.start(self.session, request, new_run_id(), sink, interrupts)
+            return Ran(self.runs.follow(self.session, request, watch, sink, interrupts), sink)
 
 
 def make_checkout(root: Path, *, old_layout: bool) -> Checkout:
@@ -127,7 +129,7 @@ def make_checkout(root: Path, *, old_layout: bool) -> Checkout:
 def make_backend(name: str, modal_client: modal.Client) -> ModalBackend:
     """The backend of this name; the local one on the suite's own server."""
     if name == "local":
-        return ModalBackend(name, modal_client, {"SKYRL_RAY_START_LOCK": MACHINE_LOCK})
+        return ModalBackend(name, modal_client, {"SKYRL_RAY_START_LOCK": MACHINE_LOCK, "SKYRL_COMMIT_MAILBOX": MAILBOX})
     return ModalBackend(name, account_client())
 
 

@@ -17,6 +17,8 @@ from skyrl_magic.loopback.daemon import ServerAddress
 from tests.contract.conftest import make_checkout
 
 CELL_TIMEOUT_S = 120
+#: A notebook's first cell: its sessions have no GPU and no Ray.
+SETTINGS = "%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False"
 
 
 @dataclass
@@ -67,16 +69,18 @@ def _is_stream(message: dict[str, Any], name: str) -> bool:
 class Kernel:
     """A kernel and a client of it."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], preexec_fn: Callable[[], object] | None = None) -> None:
         self.folder = folder
         self.on_text: tuple[str, Callable[[], object]] | None = None
-        """A text, and what to do once when it has been shown."""
+        """A text on stdout, and what to do once when it has been shown."""
+        self.on_note: tuple[str, Callable[[], object]] | None = None
+        """The same for a display."""
         self.answers: list[str] = []
         """What the user will answer to ``input()``, in order."""
         self.asked: list[dict[str, Any]] = []
         """The contents of the questions that came."""
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder.parent / f"ipc-{id(self)}"))
-        self.manager.start_kernel(cwd=str(folder), env=os.environ | env)
+        self.manager.start_kernel(cwd=str(folder), env=os.environ | env, preexec_fn=preexec_fn)
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
@@ -95,6 +99,10 @@ class Kernel:
                 _, do = self.on_text
                 self.on_text = None
                 do()
+            if self.on_note and any(self.on_note[0] in note for note in cell.notes):
+                _, do = self.on_note
+                self.on_note = None
+                do()
 
         def answer(message: dict[str, Any]) -> None:
             self.asked.append(message["content"])
@@ -112,12 +120,13 @@ class Kernel:
         self.manager.cleanup_resources()
 
 
-def make_kernel(folder: Path, server: ServerAddress) -> Kernel:
+def make_kernel(folder: Path, server: ServerAddress, preexec_fn: Callable[[], object] | None = None) -> Kernel:
     """A kernel in ``folder`` whose local backend is ``server``, without a Modal account."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     env = {"SKYRL_MAGIC_LOOPBACK_DIR": str(server.state_dir), "HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
-    return Kernel(folder, env | dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), ""))
+    env |= dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), "")
+    return Kernel(folder, env, preexec_fn)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +134,7 @@ def kernel(loopback_server: ServerAddress, tmp_path_factory: pytest.TempPathFact
     """A kernel in a checkout, with the extension loaded and a session without Ray as its default."""
     checkout = make_checkout(tmp_path_factory.mktemp("kernel") / "SkyRL", old_layout=False)
     kernel = make_kernel(checkout.root, loopback_server)
-    kernel.run("%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False")
+    kernel.run(SETTINGS)
     yield kernel
     kernel.run("%skyrl_stop --all")
     kernel.close()

@@ -11,9 +11,7 @@ import pytest
 
 from skyrl_magic.loopback.daemon import ServerAddress, find_server, stop_server
 from tests.contract.conftest import make_checkout
-from tests.kernel.conftest import Kernel, make_kernel
-
-SETTINGS = "%load_ext skyrl_magic\n%config SkyRLMagic.gpu = 'none'\n%config SkyRLMagic.ray = False"
+from tests.kernel.conftest import SETTINGS, Kernel, make_kernel
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import modal
+import pytest
 
 #: Generous, for a machine with two busy cores, in seconds.
 DEADLINE_S = 60.0
@@ -51,3 +56,14 @@ def until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
         assert time.monotonic() < end_s, "the condition did not come true in time"
         time.sleep(0.02)
     return value
+
+
+def hide(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers start where the program is not installed: something that cannot run lies over it."""
+    found = shutil.which(program)
+    assert found is not None
+    words = ["bwrap", "--cap-add", "ALL", "--dev-bind", "/", "/", "--ro-bind", "/dev/null", str(Path(found).resolve())]
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.join([*words, "--", sys.executable])} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))

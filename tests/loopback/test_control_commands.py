@@ -195,7 +195,7 @@ def test_shell_in_a_container_of_its_own(command: Command, create: SandboxMaker)
     script = "echo $0 $((6 * 7)); exec python -c 'import modal; print(modal.__name__)'"
     assert command("shell", "--no-pty", *options, "--cmd", script) == "/bin/bash 42\nmodal\n"
     if create.gpu is None:
-        assert "/dev/pts/" in command.in_terminal("", "shell", "--cmd", "tty")
+        assert "/dev/pts/" in command.in_terminal("", "shell", "-c", "tty")
 
 
 def test_a_wrong_token_is_refused(loopback_server: ServerAddress, command: Command) -> None:

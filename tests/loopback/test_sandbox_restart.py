@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import shlex
-import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from modal.exception import AlreadyExistsError, ConflictError
 
 from skyrl_magic.loopback.daemon import ServerAddress, ensure_server, stop_server
 from tests.conftest import make_client
-from tests.loopback.making import DEADLINE_S, SandboxMaker, run, until
+from tests.loopback.making import DEADLINE_S, SandboxMaker, hide, run, until
 
 
 class Server:
@@ -214,19 +211,8 @@ def test_server_needs_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert run(server.make()(), "echo on")[1] == "on\n"
 
 
-def _hide(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let servers start where the program is not installed: something that cannot run lies over it."""
-    found = shutil.which(program)
-    assert found is not None
-    words = ["bwrap", "--cap-add", "ALL", "--dev-bind", "/", "/", "--ro-bind", "/dev/null", str(Path(found).resolve())]
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.join([*words, "--", sys.executable])} "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-
-
 def test_missing_bubblewrap_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _hide("bwrap", tmp_path, monkeypatch)
+    hide("bwrap", tmp_path, monkeypatch)
     with contextlib.closing(Server(tmp_path / "state")) as server:
         create = server.make()
         with pytest.raises(ConflictError, match=r"bwrap.*apt-get install bubblewrap"):
@@ -234,7 +220,7 @@ def test_missing_bubblewrap_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_missing_slirp4netns_means_no_outbound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _hide("slirp4netns", tmp_path, monkeypatch)
+    hide("slirp4netns", tmp_path, monkeypatch)
     with contextlib.closing(Server(tmp_path / "state")) as server:
         sandbox = server.make()()
         assert run(sandbox, "tail -n +3 /proc/net/dev | cut -d: -f1")[1].split() == ["lo"]

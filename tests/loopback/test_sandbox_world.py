@@ -130,6 +130,13 @@ def test_sync_of_other_paths_is_the_machines_own(create: SandboxMaker, volume: m
     assert read(volume, "f") is None
 
 
+def test_a_sync_that_is_killed_takes_nothing_along(create: SandboxMaker, volume: modal.Volume) -> None:
+    sandbox = create(volumes={"/root/data": volume})
+    killed = "for i in 1 2 3 4 5 6 7 8; do sync /root/data & kill -KILL $!; done; wait"
+    assert run(sandbox, f"{killed}; echo x >/root/data/f; sync /root/data")[0] == 0
+    assert read(volume, "f") == b"x\n"
+
+
 def test_commits_at_once(create: SandboxMaker, volume: modal.Volume) -> None:
     sandbox = create(volumes={"/root/data": volume})
     script = "for i in 1 2 3 4 5 6; do (echo $i >/root/data/$i; sync /root/data || echo failed) & done; wait"

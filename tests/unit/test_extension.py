@@ -16,7 +16,16 @@ from skyrl_magic import extension
 from skyrl_magic.core.errors import BackendUnavailable
 from skyrl_magic.ui.magics import SkyRLMagic
 
-MAGICS = {"skyrl_modal", "skyrl_start", "skyrl_sessions", "skyrl_stop", "skyrl_logs", "skyrl_picker"}
+MAGICS = {
+    "skyrl_modal",
+    "skyrl_python",
+    "skyrl_restart",
+    "skyrl_start",
+    "skyrl_sessions",
+    "skyrl_stop",
+    "skyrl_logs",
+    "skyrl_picker",
+}
 
 
 @pytest.fixture

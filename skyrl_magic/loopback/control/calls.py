@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +17,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 C = TypeVar("C")
 M = TypeVar("M", bound=Callable[..., Any])
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Calls:
@@ -46,7 +48,15 @@ def unary(
         request = await stream.recv_message()
         if request is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "the request is empty")
-        await stream.send_message(await method(self, request))
+        try:
+            response = await method(self, request)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            # Not INTERNAL: the client would try it again and again.
+            message = f"the local server's disk is full ({error.strerror}): make room in its folder"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, message) from None
+        await stream.send_message(response)
 
     return handler
 

@@ -15,12 +15,12 @@ import os
 import selectors
 import signal
 import socket
-import stat
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from skyrl_magic.loopback.runtime import replies
 from skyrl_magic.loopback.runtime.container import Container, ContainerError, explain
 from skyrl_magic.loopback.runtime.mainlog import MainLog
 from skyrl_magic.loopback.runtime.peers import Peer, Peers
@@ -76,6 +76,7 @@ class Keeper:
         signal.signal(signal.SIGTERM, lambda *_: self._stop(TERMINATED))
         self._requests = _open_fifo(self._folder.control / REQUESTS_NAME)
         self._go = _open_fifo(self._folder.control / GO_NAME)
+        replies.free_slots(self._folder.control)
         self._selector.register(self._requests, selectors.EVENT_READ, self._on_request)
         self._selector.register(self._volumes.wake, selectors.EVENT_READ, self._on_results)
         try:
@@ -158,8 +159,7 @@ class Keeper:
         return explain(lines[-1]) if lines else f"the container was not ready within {READY_TIMEOUT_S:.0f} s"
 
     def _finish(self, returncode: int, reason: str, error: str = "", commit_error: str = "") -> None:
-        from skyrl_magic.loopback.documents import write_json
-        from skyrl_magic.loopback.runtime.mounted import remove_living
+        from skyrl_magic.loopback.runtime.mounted import leave_end, remove_living
 
         self._exit = {
             "returncode": returncode,
@@ -168,9 +168,9 @@ class Keeper:
             "commit_error": commit_error,
             "ended_at": time.time(),
         }
-        write_json(self._folder.exit, self._exit)
+        leave_end(self._folder, self._exit, self._volumes.commit_again)
         self._publish()
-        remove_living(self._folder, keep_volumes=bool(commit_error))
+        remove_living(self._folder, keep_volumes=bool(self._exit["commit_error"]))
         self._peers.close(self._state)
 
     # --- what comes in ----------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Keeper:
     def _on_results(self) -> None:
         for receiver, error in self._volumes.results():
             if isinstance(receiver, Path):
-                _answer(receiver, error)
+                replies.answer(receiver, error)
             else:
                 peer, number = receiver
                 peer.send({"reply": number, "error": error})
@@ -227,16 +227,6 @@ def _open_fifo(path: Path) -> int:
     os.mkfifo(path, 0o600)
     # For both ways, so that it neither waits for the other side nor reports an end.
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _answer(fifo: Path, error: str) -> None:
-    """Tell a waiting ``sync``; one that was killed meanwhile is no longer there to read."""
-    with contextlib.suppress(OSError):
-        # The sandbox made it, so it may be anything: only a pipe in which somebody waits is written.
-        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            os.write(descriptor, (f"failed {error}\n" if error else "ok\n").encode("utf-8", "surrogateescape"))
-        os.close(descriptor)
 
 
 def main() -> None:

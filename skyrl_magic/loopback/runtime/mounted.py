@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from skyrl_magic.loopback.documents import read_json, write_json
 from skyrl_magic.loopback.runtime import processes
@@ -90,6 +91,29 @@ class MountedVolumes:
 
 def _is_below(path: str, mount: VolumeMount) -> bool:
     return PurePosixPath(path).is_relative_to(mount.mount_path)
+
+
+def leave_end(folder: Folder, end: dict[str, Any], commit: Callable[[], str]) -> None:
+    """Write down how a sandbox ended; then remove what only a living one needs.
+
+    Where that fails, or its last commit did, the disk may be full of what the sandbox itself has written: its root is
+    removed first and both are tried again. On a disk that others have filled there will be no record, and the next
+    server writes it.
+
+    Args:
+        folder: the sandbox's.
+        end: the record; the key ``commit_error`` is set anew where the commit is repeated.
+        commit: commits all volumes, and returns why that failed, or an empty string.
+    """
+    try:
+        if end["commit_error"]:
+            remove_tree(folder.rootfs)
+            end["commit_error"] = commit()
+        write_json(folder.exit, end)
+    except OSError:
+        remove_tree(folder.rootfs)
+        with contextlib.suppress(OSError):
+            write_json(folder.exit, end)
 
 
 def remove_living(folder: Folder, *, keep_volumes: bool = False) -> None:

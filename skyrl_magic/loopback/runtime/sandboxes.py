@@ -20,7 +20,7 @@ from skyrl_magic.loopback.documents import new_id, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.runtime import host, interpreter, link, processes, rootfs
 from skyrl_magic.loopback.runtime.host import HostError
-from skyrl_magic.loopback.runtime.mounted import MountedVolumes, remove_living, remove_tree
+from skyrl_magic.loopback.runtime.mounted import MountedVolumes, leave_end, remove_living, remove_tree
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
 from skyrl_magic.loopback.runtime.sandbox import V1, Sandbox, SandboxError, SandboxExit, SandboxMeta, read_exit
 from skyrl_magic.loopback.runtime.spec import PREFIXES_VARIABLE, Folder, KeeperSpec, VolumeMount
@@ -219,6 +219,8 @@ class SandboxRuntime:
     async def _follow(self, sandbox: Sandbox) -> None:
         await sandbox.follow()
         result = read_exit(sandbox.folder)
+        if result is None and sandbox.link is not None and sandbox.link.state.exit is not None:
+            result = SandboxExit(**sandbox.link.state.exit)  # the disk is full: it is told, and not written down
         if result is None and not self._closing:
             log.warning("the keeper of %s died: ending it", sandbox.meta.sandbox_id)
             result = await asyncio.to_thread(_bury, sandbox.folder, sandbox.meta, self._root)
@@ -268,16 +270,19 @@ def _new_ids(version: int) -> tuple[str, str]:
 def _bury(folder: Folder, meta: SandboxMeta, root: Path) -> SandboxExit:
     """Do what a keeper that died has left undone: end the processes, commit, write down the end."""
     _end_processes(folder)
-    commit_error = ""
-    try:
-        MountedVolumes(folder, root, meta.volumes).commit()
-    except (OSError, KeyError) as error:
-        commit_error = str(error)
-    result = SandboxExit(137, "lost", "its keeper died", time.time(), commit_error)
-    write_json(folder.exit, dataclasses.asdict(result))
-    remove_living(folder, keep_volumes=bool(commit_error))
+
+    def commit() -> str:
+        try:
+            MountedVolumes(folder, root, meta.volumes).commit()
+        except (OSError, KeyError) as error:
+            return str(error)
+        return ""
+
+    end = dataclasses.asdict(SandboxExit(137, "lost", "its keeper died", time.time(), commit()))
+    leave_end(folder, end, commit)
+    remove_living(folder, keep_volumes=bool(end["commit_error"]))
     folder.socket.unlink(missing_ok=True)
-    return result
+    return SandboxExit(**end)
 
 
 def _end_processes(folder: Folder) -> None:

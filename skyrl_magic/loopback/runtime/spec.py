@@ -10,6 +10,8 @@ from typing import Any
 CONTROL_DIR = "/run/skyrl_loopback"
 #: Pipe in the control directory, through which processes of the sandbox ask the keeper for something.
 REQUESTS_NAME = "requests"
+#: The same as processes of the sandbox see it, who may ask for a commit themselves (``replies``).
+MAILBOX = f"{CONTROL_DIR}/{REQUESTS_NAME}"
 #: Pipe from which the container's script reads one line before it becomes the user's command.
 GO_NAME = "go"
 #: File in which a sandbox reads why it has no outbound network; empty where it has.

@@ -12,9 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skyrl_magic.loopback.runtime.spec import Folder, KeeperSpec
+
+if TYPE_CHECKING:
+    from skyrl_magic.loopback.runtime.mounted import MountedVolumes
 
 
 class Job(NamedTuple):
@@ -67,10 +70,17 @@ class VolumeWork:
         self._thread.join()
         return next((error for receiver, error in self.results() if receiver is self), "")
 
-    def _run(self) -> None:
+    def commit_again(self) -> str:
+        """Commit after :meth:`finish`; return the error, or an empty string."""
+        return _error_of(self._mounted().commit)
+
+    def _mounted(self) -> MountedVolumes:
         from skyrl_magic.loopback.runtime.mounted import MountedVolumes
 
-        volumes = MountedVolumes(self._folder, Path(self._spec.state_root), self._spec.volumes)
+        return MountedVolumes(self._folder, Path(self._spec.state_root), self._spec.volumes)
+
+    def _run(self) -> None:
+        volumes = self._mounted()
         due_s = time.monotonic() + self._lag_s
         while True:
             try:

@@ -27,7 +27,7 @@ class Attached:
     """One ``attach`` process and the frames that came from it."""
 
     def __init__(self, agent: Path, state_dir: Path, *options: str, python: str = sys.executable) -> None:
-        command = [python, "-I", str(agent), "attach", "--state-dir", str(state_dir), *options]
+        command = [python, "-IS", str(agent), "attach", "--state-dir", str(state_dir), *options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.frames: list[protocol.Message] = []
         self._decoder = protocol.FrameDecoder()
@@ -164,7 +164,7 @@ class Session:
         self.log = folder / "supervisor.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [python, "-I", str(agent), "supervise", "--config", self.config.to_json()],
+                [python, "-IS", str(agent), "supervise", "--config", self.config.to_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

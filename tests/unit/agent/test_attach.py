@@ -74,7 +74,7 @@ def test_fields_of_a_wrong_type_are_refused_and_harm_nothing(channel: Attached) 
 
 
 def test_without_a_session_attach_says_so(agent: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-I", str(agent), "attach", "--state-dir", str(tmp_path), "--boot-timeout", "0.1"]
+    command = [sys.executable, "-IS", str(agent), "attach", "--state-dir", str(tmp_path), "--boot-timeout", "0.1"]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 69
     assert b"no session answers" in done.stderr

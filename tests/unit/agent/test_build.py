@@ -51,6 +51,7 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     jupyter = {f"skyrl_magic/agent/{name}.py" for name in ("jupyter", "kernel_main", "relay")}
     assert jupyter <= set(names)
     lines += [f"import {name[:-3].replace('/', '.')}" for name in names if name not in jupyter]
+    lines.append("assert '_hashlib' not in sys.modules, 'OpenSSL would stay in the memory of each process'")
     code = "\n".join(lines)
     subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, timeout=60)
 

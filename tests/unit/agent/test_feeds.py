@@ -236,6 +236,14 @@ def test_a_redrawn_line_is_shown_at_its_last_state() -> None:
     assert last[2] == b"\r  9999/9999 steps"
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\nend\n"])
+def test_a_redrawn_line_that_ended_is_shown_at_its_last_state(end: bytes) -> None:
+    bar = b"".join(b"%6d/9999 steps\r" % n for n in range(10_000))
+    client, _ = drive([("write", 0, bar + end, 1)], protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES))
+    [_, last] = list(partition(client.frames, protocol.STDOUT))
+    assert last[2] == b"\r  9999/9999 steps\r" + end
+
+
 def test_after_the_head_a_quiet_run_loses_nothing() -> None:
     steps = [("write", 0, b"line\n", 700), ("wait", 1.0), ("take",)] * 20
     client, written = drive(list(steps), protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES))
@@ -252,7 +260,7 @@ def test_a_client_that_takes_nothing_bounds_what_is_read() -> None:
             journal.write(0, memoryview(random.Random(now).randbytes(700_000)))  # noqa: S311  (no zlib shrinks it)
             live.pump(float(now))
         assert live.blocked
-        assert client.queued_bytes < feed.ROOM_BYTES + protocol.CHUNK_BYTES + 1000
+        assert client.queued_bytes < feed.ROOM_BYTES + feed.WHOLE_CHUNK_BYTES + 1000
         live.close()
         journal.close()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from skyrl_magic.core import protocol
-from tests.unit.agent.harness import Attached, Gate, Session
+from tests.unit.agent.harness import Attached, Gate, Session, alive, until
 
 
 def test_hello_tells_which_agent_session_and_folder(session: Session, channel: Attached) -> None:
@@ -216,6 +219,29 @@ def test_a_detached_child_outlives_its_run(channel: Attached, tmp_path: Path, ga
     assert channel.run(f"while ! grep -q alive {tmp_path}/told; do sleep 0.05; done", "run-2").exit_code == 0
 
 
+def children(pid: int) -> set[int]:
+    """The living processes that ``pid`` has forked."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if alive(int(child))}
+
+
+@pytest.mark.parametrize("damage", ["killed", "its folder is gone"])
+def test_the_next_runs_shim_is_replaced_when_it_cannot_be_used(
+    session: Session, channel: Attached, damage: str
+) -> None:
+    assert channel.run("true").exit_code == 0
+    until(lambda: len(children(session.process.pid)) == 1)  # the last run's shim has left, the next one's waits
+    if damage == "killed":
+        spare = children(session.process.pid).pop()
+        os.kill(spare, signal.SIGKILL)
+        until(lambda: not alive(spare))
+    else:
+        until(lambda: any((session.config.state / "runs").glob(".next-*")))
+        shutil.rmtree(next((session.config.state / "runs").glob(".next-*")))
+    ended = channel.run("echo $((6 * 7))", "run-2")
+    assert (ended.exit_code, channel.text(run_id="run-2")) == (0, b"42\n")
+    assert channel.run("exit 3", "run-3").exit_code == 3
+
+
 def test_a_full_disk_neither_blocks_nor_ends_the_run(session: Session, channel: Attached) -> None:
     # The limit on a file's size meets the shim's writes as a full disk does.
     import resource
@@ -228,5 +254,4 @@ def test_a_full_disk_neither_blocks_nor_ends_the_run(session: Session, channel: 
     assert ended.exit_code == 4
     assert ended.stdout_bytes == 1_000_000
     assert channel.text(protocol.STDERR) == b"over\n"
-    status = (session.config.state / "runs" / "run-1" / "status.json").read_text()
-    assert "29000000 bytes of output could not be kept" in status
+    assert ended.journal_error == "29000000 bytes of output could not be kept: File too large"

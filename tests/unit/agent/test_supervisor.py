@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,48 @@ def test_the_volume_is_committed_while_a_run_goes_on(make_session: MakeSession, 
     assert status_of(channel).active_runs == ["run-1"]
 
 
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Iterator[Path]:
+    """A mailbox for commits, as the local server's keeper has one; it fails while there is a file ``fail``."""
+    control, committed = tmp_path / "control", tmp_path / "committed"
+    control.mkdir()
+    committed.mkdir()
+    os.mkfifo(control / "requests")
+    both = os.open(control / "requests", os.O_RDWR)
+    script = (
+        f'while read -r word reply path; do cp -r "${{path%//}}"/. {committed}\n'
+        f'[ -e {tmp_path}/fail ] && answer="failed disk on fire" || answer=ok\n'
+        f'echo "$answer" >"{control}/$reply"; done'
+    )
+    with subprocess.Popen(["bash", "-c", script], stdin=both) as keeper:
+        os.close(both)
+        yield control / "requests"
+        keeper.kill()
+
+
+def test_a_mailbox_commits_without_sync(make_session: MakeSession, mailbox: Path, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "sync", "echo used; exit 1") | {"SKYRL_COMMIT_MAILBOX": str(mailbox)}
+    session = make_session(env=env)
+    channel = session.attach()
+    assert channel.run(f"echo one >{session.volume}/file").commit_error == ""
+    assert (tmp_path / "committed" / "file").read_text() == "one\n"
+    (tmp_path / "fail").touch()
+    assert channel.run("true", "run-2").commit_error == "the volume could not be committed: disk on fire"
+    (tmp_path / "fail").unlink()
+    assert channel.run(f"echo two >{session.volume}/file", "run-3").commit_error == ""
+    channel.ask(protocol.StopSession(), protocol.Done)
+    assert session.wait() == 0
+    assert (tmp_path / "committed" / "file").read_text() == "two\n"
+
+
+def test_a_mailbox_that_nobody_reads_is_left_alone(make_session: MakeSession, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "requests")
+    env = program(tmp_path / "bin", "sync", f"touch {tmp_path}/used")
+    channel = make_session(env=env | {"SKYRL_COMMIT_MAILBOX": str(tmp_path / "requests")}).attach()
+    assert channel.run("true").commit_error == ""
+    assert (tmp_path / "used").exists()
+
+
 # --- the end ---
 
 
@@ -289,7 +332,7 @@ def test_a_killed_supervisor_takes_its_runs_with_it(session: Session, channel: A
 
 def test_a_wrong_configuration_is_refused(agent: Path) -> None:
     for text in ("{", "[]", '{"session": "x"}'):
-        command = [sys.executable, "-I", str(agent), "supervise", "--config", text]
+        command = [sys.executable, "-IS", str(agent), "supervise", "--config", text]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         assert done.returncode == 2
         assert b"--config" in done.stderr

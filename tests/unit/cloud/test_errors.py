@@ -29,6 +29,7 @@ def caught(error: BaseException) -> errors.SkyRLMagicError:
         (modal.exception.NotFoundError("x"), errors.NotFound, "check the name"),
         (modal.exception.SandboxTerminatedError("x"), errors.SessionLost, "run the cell again"),
         (modal.exception.SandboxTimeoutError("x"), errors.SessionLost, "--timeout"),
+        (modal.exception.TimeoutError("x"), errors.BackendUnavailable, "does not answer"),
         (modal.exception.VersionError("x"), errors.BackendError, "pip install"),
         (modal.exception.ConnectionError("x"), errors.BackendUnavailable, "network"),
         (modal.exception.ServiceError("x"), errors.BackendUnavailable, "in a moment"),
@@ -58,6 +59,10 @@ def test_many_lines_become_one() -> None:
     error = caught(modal.exception.Error("first\n  second\n\nthird"))
     assert str(error).startswith("doing something: first second third; ")
     assert error._render_traceback_()[1:] == []
+
+
+def test_its_full_stop_is_not_ours() -> None:
+    assert str(caught(modal.exception.Error("Try again."))).startswith("doing something: Try again; ")
 
 
 def test_an_error_without_words_has_its_name() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 import modal
 import pytest
 
-from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, ModalStream, _ignore_others
+from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, _ignore_others
+from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.core.errors import BackendUnavailable, SessionLost
 from skyrl_magic.core.ports import ByteStream, Upload
 from tests.loopback.making import SandboxMaker

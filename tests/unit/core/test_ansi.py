@@ -91,6 +91,20 @@ def test_what_a_terminal_shows(text: str, expected: list[Token]) -> None:
     assert tokens_of(text.encode(), []) == expected
 
 
+@pytest.mark.parametrize("text", ["\x1b[?1049h", "\x1b[?47h", "\x1b[24;1H", "\x1b[5f"])
+def test_a_whole_screen_is_seen(text: str) -> None:
+    tokenizer = Tokenizer()
+    assert [token for byte in text.encode() for token in tokenizer.feed(bytes([byte])) if token[0] not in "Hf"] == []
+    assert tokenizer.full_screen
+
+
+@pytest.mark.parametrize("text", ["\x1b[H\x1b[2J", "\x1b[?25l", "\x1b[1;1H", "\x1b[?1049l", "\x1b[2A\x1b[5G"])
+def test_clearing_and_redrawing_is_no_whole_screen(text: str) -> None:
+    tokenizer = Tokenizer()
+    list(tokenizer.feed(text.encode()))
+    assert not tokenizer.full_screen
+
+
 def test_a_sequence_without_end_is_not_collected() -> None:
     tokens = tokens_of(b"\x1b[" + b"1" * 100_000, [])
     assert tokens == [("", "1" * (100_000 - 64))]

@@ -306,6 +306,16 @@ def test_a_flood_ends_with_its_newest_lines() -> None:
     assert "".join(lines).endswith(f"\n{last}\n")
 
 
+def test_a_redrawn_line_at_the_end_of_a_flood_keeps_its_last_state() -> None:
+    run = Run()
+    run.print("head\n")
+    run.skip(50_000_000)
+    run.print("".join(f"{number}\r" for number in range(200_000)) + "\nend\n")
+    (_, head), (_, tail) = run.end()
+    assert head == "head\n"
+    assert tail.splitlines()[1:] == ["199999", "end"]
+
+
 def test_the_tail_of_a_running_flood_is_small_and_lively() -> None:
     run = Run()
     run.print("head\n")

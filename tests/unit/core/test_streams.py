@@ -62,6 +62,7 @@ def test_nothing_is_lost(text: str, sizes: list[int]) -> None:
         ("a\nb\n\x1b[2A\x1b[J", ["", "", ""]),
         ("a\nb\x1b[1Fx\x1b[1Ey", ["x", "y"]),
         ("a\x1b[9Ab\x1b[9Bc", ["abc"]),
+        ("\x1b[H\x1b[2Jone\x1b[1;5Htwo\n\x1b[Hthree\x1b[7;1f", ["one", "two", "three", ""]),
         ("\x1b[999999999Cx", [" " * (MAX_COLUMNS - 1) + "x"]),
     ],
 )

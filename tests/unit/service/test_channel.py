@@ -18,7 +18,7 @@ from skyrl_magic.service.watch import Lost
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S, REPOSITORY, ProcessSandbox, ProcessStream
 
-ATTACH = ["python3", "-I", contract.AGENT_PATH, "attach", "--state-dir", contract.STATE_DIR]
+ATTACH = [*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR]
 GARBAGE = "sys.stdout.write('this is not a frame')"
 SILENCE = ""
 #: A peer that is there, greets, and then answers a watch with a frame whose fields have no right type.

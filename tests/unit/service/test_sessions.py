@@ -352,4 +352,4 @@ def test_the_owner_is_a_user_on_a_machine() -> None:
 
 def test_the_supervisor_is_told_the_contract(world: World) -> None:
     command = sandbox_of(world.start()).request.command
-    assert command[:4] == ["python3", "-I", contract.AGENT_PATH, "supervise"]
+    assert command[:4] == [*contract.AGENT_COMMAND, "supervise"]

@@ -14,7 +14,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CheckoutError
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Entry
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sync import LARGE_BYTES, CheckoutSync, Sent
+from skyrl_magic.service.sync import LARGE_BYTES, MANY_FILES, CheckoutSync, Sent
 from tests.unit.service.conftest import World, sandbox_of
 
 
@@ -362,12 +362,23 @@ def test_what_cannot_be_read_is_named(synced: Synced) -> None:
 
 
 def test_a_large_change_is_told_before_it_is_sent(synced: Synced) -> None:
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
     (synced.mine / "small").write_bytes(b"x")
-    synced.sync.send(synced.session.channel, told.append)
+    synced.sync.send(synced.session.channel, lambda *what: told.append(what))
     assert told == []
     with (synced.mine / "large").open("wb") as file:
         file.truncate(LARGE_BYTES)
     (synced.mine / "small").write_bytes(b"xy")
-    synced.sync.send(synced.session.channel, told.append)
-    assert told == [LARGE_BYTES + 2]
+    synced.sync.send(synced.session.channel, lambda *what: told.append(what))
+    assert told == [(2, LARGE_BYTES + 2)]
+
+
+def test_many_files_are_told_and_sent_together(synced: Synced) -> None:
+    told: list[tuple[int, int]] = []
+    (synced.mine / "many").mkdir()
+    for number in range(MANY_FILES + 1):
+        (synced.mine / "many" / str(number)).write_bytes(b"%d" % number)
+    sent = synced.sync.send(synced.session.channel, lambda *what: told.append(what))
+    assert [files for files, _ in told] == [sent.files] == [MANY_FILES + 1]
+    assert (synced.theirs / "many" / str(MANY_FILES)).read_bytes() == b"%d" % MANY_FILES
+    assert len(list((synced.theirs / "many").iterdir())) == MANY_FILES + 1

@@ -212,6 +212,19 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
         book.cells.stop(["--al"], DEFAULTS, book.folder)
 
 
+def test_after_a_stop_the_next_cell_goes_where_something_runs(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        book.run("true", session=name)
+    book.cells.stop([], DEFAULTS, book.folder)
+    assert "now in session one" in capsys.readouterr().out
+    book.run("true")
+    book.cells.stop(["--all"], DEFAULTS, book.folder)
+    book.run("true")  # nothing else runs: the current one is started again
+    assert [s.request.name for s in backend.made] == ["one", "two", "one"]
+
+
 def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
     said = book.cells.describe(
         Given(gpu=Gpu("A100", 4), timeout_s=7200, secrets=("hf",)), replace(DEFAULTS, timeout_s=3600), book.folder, "ls"

@@ -18,7 +18,8 @@ from jupyter_client.manager import KernelManager
 
 from skyrl_magic.core.gpus import MAX_COUNTS
 from skyrl_magic.core.options import HELP, LIVE, OPTIONS, SESSION
-from skyrl_magic.ui.completion import complete, register, unregister
+from skyrl_magic.ui.completion import complete
+from skyrl_magic.ui.matcher import register, unregister
 
 ALL_FLAGS = [option.flag for option in OPTIONS]
 KERNEL_TIMEOUT_S = 60

@@ -46,8 +46,19 @@ def test_streams_are_written_at_once(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_terminal_gets_what_moves_and_colors_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     display = RunDisplay("k3f9")
-    feed(display, "\r 10%\x1b[K\x1b[31mred\x1b[0m\x1b[A\b\x1b]0;title\x07\x00\x1b[2J\x1b[?1049h\n")
+    feed(display, "\r 10%\x1b[K\x1b[31mred\x1b[0m\x1b[A\b\x1b]0;title\x07\x00\x1b[2J\x1b[?25l\n")
     assert capsys.readouterr().out == "\r 10%\x1b[K\x1b[31mred\x1b[0m\x1b[A\b\n"
+
+
+def test_a_program_that_draws_a_whole_screen_is_told_that_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = RunDisplay("k3f9")
+    feed(display, "\x1b[?1049h\x1b[2;1Hfirst\n")
+    feed(display, "\x1b[3;1Hsecond\n")
+    shown = capsys.readouterr().out
+    assert shown.startswith("first\nthis program draws a whole screen, and a cell is no terminal")
+    assert shown.endswith("(top -b, ex -s)\nsecond\n")
 
 
 def test_cut_characters_wait_and_are_shown_in_the_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,64 @@
+"""What a cell's command must be before anything is started for it: text, and for bash one whose quotes close."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+from skyrl_magic.core.errors import OptionError
+
+#: One frame of the channel holds 64 MiB; what is larger than this is data. In bytes.
+MAX_COMMAND_BYTES = 32 * 1024 * 1024
+_BASH_TIMEOUT_S = 5.0
+#: bash reads no further than it runs: what stands behind such a line may be anything.
+_LEAVES = re.compile(r"^\s*(exit|exec)\b", re.MULTILINE)
+#: How every bash says that a quote does not close, with ``LC_ALL=C``.
+_UNCLOSED = re.compile(r"line (?P<line>\d+): unexpected EOF while looking for matching [`'](?P<quote>[`'\"])'")
+
+
+def check_command(command: str, *, shell: bool = True) -> None:
+    """Refuse a command, or where it is for no ``shell`` a Python cell, that cannot run as it was meant.
+
+    Raises:
+        OptionError: it is empty, too large, holds what is no text, or a quote in it does not close.
+    """
+    if not command.strip():
+        raise OptionError("there is nothing to run: write a command, or use %skyrl_start to start a session")
+    try:
+        size_bytes = len(command.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise OptionError(f"character {error.start + 1} of the command is no text: {command[error.start]!r}") from None
+    if size_bytes > MAX_COMMAND_BYTES:
+        raise OptionError(
+            f"the command has {size_bytes / 1e6:.0f} MB, at most {MAX_COMMAND_BYTES / 1e6:.0f} MB are sent: "
+            "put its data into a file of the checkout, or onto the volume"
+        )
+    if "\0" in command:
+        line = command.count("\n", 0, command.index("\0")) + 1
+        raise OptionError(f"line {line} of the command has a zero byte, which nothing can read: remove it")
+    if shell:
+        _check_quotes(command)
+
+
+def _check_quotes(command: str) -> None:
+    """Ask this machine's bash, where the quotes do not come in pairs; without one, the session's will say it."""
+    if not any(command.count(quote) % 2 for quote in "'\"`") or _LEAVES.search(command):
+        return
+    bash = shutil.which("bash")
+    if bash is None:
+        return
+    try:
+        checked = subprocess.run(
+            [bash, "--norc", "-n", "/dev/stdin"],
+            input=command.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            env={"LC_ALL": "C"},
+            timeout=_BASH_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    found = _UNCLOSED.search(checked.stderr.decode("utf-8", "replace"))
+    if found:
+        raise OptionError(f"the quote {found['quote']} in line {found['line']} of the command does not close")
