@@ -29,7 +29,14 @@ class Signalled:
     delivered: bool
 
 
-WatchEvent = protocol.Message | Lost | Pressed | Signalled
+@dataclass(frozen=True)
+class Trouble:
+    """In a watch's queue: the connection does not carry, or (not ``broken``) carries again."""
+
+    broken: bool
+
+
+WatchEvent = protocol.Message | Lost | Pressed | Signalled | Trouble
 
 
 class Watch:
