@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
+from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget, KernelBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
@@ -47,12 +47,18 @@ class _Channel:
 
 
 class DisplayPlan:
-    """The messages for one cell. ``prefix`` makes its display ids unique; times are a monotonic clock's, in seconds."""
+    """The messages for one cell; times are a monotonic clock's, in seconds.
 
-    def __init__(self, run_id: str, prefix: str) -> None:
+    Args:
+        run_id: the run, for the line about what was left out.
+        prefix: makes its display ids unique.
+        kernel: what the cells of this kernel may show together; by default this is the only one.
+    """
+
+    def __init__(self, run_id: str, prefix: str, kernel: KernelBudget | None = None) -> None:
         self.intake = Intake()
         self._prefix = prefix
-        self._budget = DisplayBudget()
+        self._budget = DisplayBudget(kernel)
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
         self._run_id = run_id
@@ -111,7 +117,7 @@ class DisplayPlan:
         return self._queue.send(now_s, self._budget)
 
     def finish(self, now_s: float) -> list[Action]:
-        """The last messages: the run is over, or is watched no more."""
+        """The last messages: the run is over, or is watched no more. Where :meth:`rest_s` says so, ask again."""
         for channel in self._channels.values():
             channel.screen.feed(b"", self._stamp(now_s), final=True)
             channel.screen.row_index = len(channel.screen.rows) - 1
@@ -121,6 +127,13 @@ class DisplayPlan:
                 self._close(channel, channel.live.rows, now_s)
         self._show_tail(now_s, TAIL_BYTES)
         return self._queue.send(now_s, self._budget, final=True)
+
+    def rest_s(self, now_s: float) -> float | None:
+        """After :meth:`finish`: when to call it again, in seconds from now; None where everything was sent.
+
+        What one cell shows is sent at once; what is shown after other cells' floods keeps to what the server takes.
+        """
+        return self._budget.kernel.wait_s(now_s) if self._queue.waiting else None
 
     def _forget_shown(self, now_s: float) -> None:
         """The front end clears the cell: nothing that was shown can be changed any more."""

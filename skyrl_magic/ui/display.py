@@ -18,6 +18,7 @@ from IPython.core.display_functions import publish_display_data
 from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.ansi import Tokenizer, harmless
+from skyrl_magic.core.display_budget import KernelBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_plan import DisplayPlan
 from skyrl_magic.core.display_queue import Action, ShowMessage, ShowText, StreamText, UpdateText
@@ -26,6 +27,8 @@ from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, KernelMessage, Outpu
 from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
 
 Clock = Callable[[], float]
+#: Of all cells of this kernel, by the clock of :func:`time.monotonic`.
+_kernel_budget = KernelBudget()
 Publish = Callable[[KernelMessage], None]
 
 _FULL_SCREEN = (
@@ -139,7 +142,7 @@ class _KernelView:
         self._clock = clock
         self._publish = publish or CellOutputs().publish
         # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
-        self._plan = DisplayPlan(run_id, _display_id())
+        self._plan = DisplayPlan(run_id, _display_id(), _kernel_budget if clock is time.monotonic else None)
         self.intake = self._plan.intake
 
     @property
@@ -164,6 +167,10 @@ class _KernelView:
     def close(self) -> None:
         for action in self._plan.finish(self._clock()):
             self._perform(action)
+        while (rest_s := self._plan.rest_s(self._clock())) is not None:
+            time.sleep(rest_s)
+            for action in self._plan.finish(self._clock()):
+                self._perform(action)
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, ShowMessage):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import tracemalloc
 import zlib
@@ -19,6 +20,7 @@ from skyrl_magic.core.display_budget import (
     LIVE_TAIL_BYTES,
     MESSAGES_PER_S,
     TAIL_BYTES,
+    KernelBudget,
 )
 from skyrl_magic.core.display_plan import LIVE_ROWS, DisplayPlan
 from skyrl_magic.core.display_tail import left_out_line
@@ -328,6 +330,37 @@ def test_the_tail_of_a_running_flood_is_small_and_lively() -> None:
         assert tail.endswith(f"newest {number}\nunfinished")
         assert len(tail) <= LIVE_TAIL_BYTES + 200
     assert len([kind for kind, _ in run.shown() if kind == "live"]) == 1
+
+
+def test_cells_in_a_row_keep_within_what_the_server_takes_and_lose_nothing() -> None:
+    kernel = KernelBudget()
+    lines = [f"{number}\n" for number in range(200_000)]
+    now_s, sent = 100.0, []
+    for cell in range(12):
+        run = Run(DisplayPlan("k3f9", f"id{cell}", kernel), now_s=now_s)
+        for at in range(0, len(lines), 20_000):
+            run.print("".join(lines[at : at + 20_000]))
+            run.wait(0.02)
+        run.end()
+        while (rest_s := run.plan.rest_s(run.now_s)) is not None:
+            assert rest_s < 1.5
+            run.now_s += rest_s
+            run.cell.take(run.plan.finish(run.now_s), run.now_s)
+        assert "".join(text for _, text in run.shown()).endswith("199999")
+        assert sum(len(text) for _, text in run.shown()) >= HEAD_BYTES
+        now_s = run.now_s
+        sent += [(at_s, len(json.dumps(action.text)) + 500) for at_s, action in run.cell.messages]
+    for first, (begin_s, _) in enumerate(sent):
+        window = [size for at_s, size in sent[first:] if at_s < begin_s + 3]
+        assert sum(window) < 2_950_000
+        assert len(window) < 2_500
+
+
+def test_one_flood_alone_ends_at_once() -> None:
+    run = Run()
+    run.print("".join(f"{number}\n" for number in range(500_000)))
+    run.end()
+    assert run.plan.rest_s(run.now_s) is None
 
 
 def test_a_gap_is_named_once_with_its_size() -> None:
