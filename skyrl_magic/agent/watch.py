@@ -26,6 +26,8 @@ class Watch:
             protocol.OUTPUTS: (request.outputs, request.outputs_offset),
         }
         shown = {stream: offsets[stream][1] for stream in protocol.STREAMS}
+        limits = {protocol.STDOUT: request.stdout_end, protocol.STDERR: request.stderr_end}
+        ends = {stream: end for stream, end in limits.items() if end >= 0}
         makers: Dict[str, Callable[[Cursor], Feed]] = {
             protocol.ALL: lambda cursor: AllFeed(request.run_id, cursor, sink),
             protocol.SHOW: lambda cursor: ShowFeed(request.run_id, cursor, sink, request.shown_bytes, shown),
@@ -33,7 +35,7 @@ class Watch:
         for mode, make in makers.items():
             wanted = {stream: offset for stream, (how, offset) in offsets.items() if how == mode}
             if wanted:
-                self._feeds.append(make(Cursor(folder, wanted)))
+                self._feeds.append(make(Cursor(folder, wanted, ends)))
 
     @property
     def wake_at(self) -> Optional[float]:

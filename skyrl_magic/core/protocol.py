@@ -129,7 +129,7 @@ class WatchRun(Message):
 
     ``stdout``, ``stderr`` and ``outputs`` are each one of ``show``, ``all``, ``none``. A second watch of the same run
     replaces the first. ``shown_bytes`` is what the last :class:`Output` said, so that a re-opened channel goes on with
-    the same budget.
+    the same budget. ``stdout_end`` and ``stderr_end`` are where to stop (-1: where the run does).
     """
 
     run_id: str = ""
@@ -140,6 +140,8 @@ class WatchRun(Message):
     shown_bytes: int = 0
     outputs: str = NONE
     outputs_offset: int = 0
+    stdout_end: int = -1
+    stderr_end: int = -1
 
 
 @_kind(5)

@@ -78,6 +78,8 @@ class Watch:
             shown_bytes=self._shown_bytes,
             outputs=self._request.outputs,
             outputs_offset=self._offsets[protocol.OUTPUTS],
+            stdout_end=self._request.stdout_end,
+            stderr_end=self._request.stderr_end,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,7 +79,7 @@ def show_logs(line: str, notebook: Notebook, find: Callable[[str], Found]) -> No
 
 def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) -> None:
     streams = [stream for stream in protocol.STREAMS if found.get(stream)] or list(protocol.STREAMS)
-    if "tail" in found or "bytes" in found:
+    if "tail" in found or ("bytes" in found and "save" in found):
         data = b"".join(_part(session, run, stream, found) for stream in streams)
         if "save" in found:
             path = _path(found["save"])
@@ -93,7 +94,8 @@ def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) 
         _save(session, run, streams, _path(found["save"]))
     else:
         display = RunDisplay(run.run_id)
-        logs.replay(session, run, streams, protocol.SHOW, lambda event: _feed(display, event))
+        part = found.get("bytes", (0, -1))
+        logs.replay(session, run, streams, protocol.SHOW, lambda event: _feed(display, event, part[0]), part)
         display.close(None)
 
 
@@ -103,10 +105,12 @@ def _part(session: Session, run: protocol.RunSummary, stream: str, found: dict[s
     return logs.byte_range(session, run, stream, *found["bytes"])
 
 
-def _feed(display: RunDisplay, event: protocol.Message) -> None:
-    if isinstance(event, (protocol.Output, protocol.Gap)):
-        display.feed(event)
-        display.tick()
+def _feed(display: RunDisplay, event: protocol.Message, start: int) -> None:
+    """Show a frame of a part that begins at ``start``."""
+    if isinstance(event, protocol.Output):
+        display.feed(dataclasses.replace(event, offset=event.offset - start))
+    elif isinstance(event, protocol.Gap):
+        display.feed(dataclasses.replace(event, start=event.start - start, end=event.end - start))
 
 
 def _save(session: Session, run: protocol.RunSummary, streams: list[str], path: Path) -> None:
