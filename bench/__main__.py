@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import agent, cold, echo, flood, loading, python_cells, report, world
+from bench import agent, cold, echo, flood, loading, python_cells, report, variables, world
 from bench.kernels import CellFailed
 from bench.rows import Row
 
@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, Callable[[world.World], list[Row]]]] = {
     "loading": ("Loading the extension", loading.rows),
     "echo": ("A warm cell", echo.rows),
     "flood": ("Much output", flood.rows),
+    "variables": ("Variables to and from the Python kernel", variables.rows),
     "agent": ("Stop, and the agent's memory", agent.rows),
     "python": ("Python cells", python_cells.rows),
     "cold": ("Cold sessions", cold.rows),

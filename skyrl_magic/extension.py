@@ -74,7 +74,7 @@ def make_services() -> Services:
             backends[name] = _local_backend() if name == "local" else _modal_backend()
         return backends[name]
 
-    return Services(SessionService(backend, _build_agent), RunService(), auto_backend)
+    return Services(SessionService(backend, _build_agent, _server), RunService(), auto_backend)
 
 
 def auto_backend() -> str:
@@ -92,6 +92,15 @@ def _import_cloud(name: str) -> None:
 
         check_modal()
         import_whole(name)
+
+
+def _server(backend: str) -> str:
+    """Who answers for a backend."""
+    if backend == "local":
+        return "the local server"
+    from skyrl_magic.cloud.client import account_server
+
+    return f"Modal at {account_server()}"
 
 
 def _modal_backend() -> Backend:

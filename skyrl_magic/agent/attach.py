@@ -13,9 +13,10 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
 from skyrl_magic.agent import journal, paths
+from skyrl_magic.agent.blobs import BlobReader, Blobs
 from skyrl_magic.agent.checkout import Checkout, CheckoutRefusal
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.feed import has_room
@@ -61,7 +62,8 @@ class Attach:
         self._checkout = Checkout(Path(config.checkout_dir), state_dir)
         self._put_refusal: Optional[CheckoutRefusal] = None
         self._watches: Dict[str, LiveWatch] = {}
-        self._readers: List[JournalReader] = []
+        self._readers: List[Union[JournalReader, BlobReader]] = []
+        self._blobs = Blobs(state_dir / paths.BLOBS)
         self._exit_code: Optional[int] = None
         self._leave_at: Optional[float] = None
         self._used_at = 0.0
@@ -76,6 +78,9 @@ class Attach:
             protocol.GetCheckout: lambda message: self._client.send(self._checkout.state(message)),
             protocol.PutFile: self._put_file,
             protocol.ApplyCheckout: self._apply_checkout,
+            protocol.PutBlob: self._put_blob,
+            protocol.ReadBlob: self._read_blob,
+            protocol.DropBlob: lambda message: self._blobs.drop(message.name),
         }
         self._client = Channel(self._selector, stdio[0], stdio[1], self._from_client, self._client_gone)
         self._client.gathers = True
@@ -90,6 +95,7 @@ class Attach:
             return self._exit_code
         finally:
             self._checkout.discard()
+            self._blobs.close()
             for watch in self._watches.values():
                 watch.close()
 
@@ -196,6 +202,16 @@ class Attach:
             self._checkout.discard()
             raise refusal
         self._client.send(self._checkout.apply(request))
+
+    def _put_blob(self, part: protocol.PutBlob) -> None:
+        self._used()
+        self._blobs.put(part)
+        if part.last:
+            self._client.send(protocol.Done(part.request))
+
+    def _read_blob(self, request: protocol.ReadBlob) -> None:
+        self._used()
+        self._readers.append(BlobReader(request, self._blobs.path(request.name), self._client))
 
     def _used(self) -> None:
         now = time.monotonic()

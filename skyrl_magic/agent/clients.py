@@ -166,4 +166,4 @@ class Client:
 
     def _stop(self, request: protocol.StopSession) -> None:
         self.push(protocol.Done(request.request))
-        self._supervisor.stop("the session was stopped")
+        self._supervisor.stop("%skyrl_stop ended it")

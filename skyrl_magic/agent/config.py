@@ -23,6 +23,8 @@ class Config:
     manifest_path: str = ""
     """JSON ``{path: entry}`` of the checkout that was mounted; empty or missing for none."""
     idle_timeout_s: float = 600.0
+    timeout_s: float = 0.0
+    """When the backend will end the container, from its start; 0 where it is not known."""
     ray: bool = True
     workdir: str = ""
     """Working directory, absolute or relative to the checkout; empty for the rule of the contract."""

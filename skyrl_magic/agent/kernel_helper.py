@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
 
+from skyrl_magic.core import variables
+
+#: Where the files of variables lie; set when the kernel starts.
+blobs = Path()
 _changed: List[Tuple[Dict[str, Optional[str]], str]] = []
 
 
@@ -25,3 +30,46 @@ def leave() -> None:
         else:
             os.environ[name] = value
     os.chdir(workdir)
+
+
+class Answer:
+    """What the client is told, as the JSON of a Jupyter message. It has an ``error``, one line, or none."""
+
+    def __init__(self, **content: Any) -> None:
+        self.content = content
+
+    def _repr_json_(self) -> Dict[str, Any]:
+        return self.content
+
+
+def receive(blob: str, pickled: List[str]) -> Answer:
+    """Set the variables in a file, all of them or none; those that are ``pickled`` may run code."""
+    try:
+        with (blobs / blob).open("rb") as file:
+            values = variables.unpack(file, pickled)
+        _shell().push(values)
+    except (variables.VariableProblem, OSError, MemoryError) as error:
+        return Answer(error=_line(error))
+    return Answer()
+
+
+def send(blob: str, names: List[str], max_bytes: int, as_pickle: bool) -> Answer:  # noqa: FBT001  (spelt in a message)
+    """Write variables into a file; the rest as for ``variables.pack``."""
+    try:
+        values = variables.find(_shell().user_ns, names, "in the session's kernel")
+        packed = variables.pack(values, max_bytes, as_pickle=as_pickle)
+        with (blobs / blob).open("r+b") as file:
+            file.writelines(packed.pieces)
+    except (variables.VariableProblem, OSError, MemoryError) as error:
+        return Answer(error=_line(error))
+    return Answer(size_bytes=packed.size_bytes, pickled=list(packed.pickled))
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, variables.VariableProblem) else f"{type(error).__name__}: {error}"
+
+
+def _shell() -> Any:
+    from ipykernel.zmqshell import ZMQInteractiveShell
+
+    return ZMQInteractiveShell.instance()

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from io import StringIO
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import zmq
@@ -19,6 +20,7 @@ from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
 from skyrl_magic.agent import kernel_helper
+from skyrl_magic.agent import paths as paths_of_agent
 
 #: The name under which user code could, but need not, import :mod:`skyrl_magic.agent.kernel_helper`.
 HELPER_NAME = "_skyrl_kernel"
@@ -112,6 +114,7 @@ def run_kernel(connection_file: str, paths: List[str]) -> None:
         paths: folders of the checkout's packages, which come after everything on ``sys.path``.
     """
     sys.modules[HELPER_NAME] = kernel_helper
+    kernel_helper.blobs = Path(connection_file).parents[2] / paths_of_agent.BLOBS  # state/py/N/kernel.json
     stream = type(sys)(_STREAM_NAME)
     stream.Stream = Stream  # type: ignore[attr-defined]
     sys.modules[_STREAM_NAME] = stream

@@ -119,8 +119,13 @@ class KernelHost:
             self._when_ready.append((client, request))
 
     def restart(self, client: Asker, request: protocol.RestartKernel) -> None:
-        """End the kernel, with what it executes, and start another one."""
-        self.close("the Python kernel was restarted")
+        """End the kernel, with what it executes, and start another one; or keep one that is there."""
+        conflict = self.conflict(request.uv) if request.keep else ""
+        if conflict:
+            client.push(protocol.Failed(request.request, "kernel_conflict", conflict))
+            return
+        if not request.keep:
+            self.close("the Python kernel was restarted")
         self.start(client, request.request, request.uv)
 
     def close(self, detail: str) -> None:

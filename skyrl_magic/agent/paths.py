@@ -12,12 +12,19 @@ SESSION_FILE = "session.json"
 CHECKOUT_FILE = "checkout.json"
 CHECKOUT_LOCK = "checkout.lock"
 RAY_LOG = "ray.log"
+#: A folder of files for and from the Python kernel.
+BLOBS = "blobs"
 #: In a run's folder: the script, the end of a Python run, and the socket that tells watchers that the journal grew.
 CELL_FILE = "cell"
 STATUS_FILE = "status.json"
 NOTIFY_SOCKET = "notify.sock"
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def plain_name(name: str) -> bool:
+    """Whether ``name`` may be the name of a file or folder of ours: it leads nowhere else."""
+    return _PLAIN.fullmatch(name) is not None
 
 
 def make_state_dir(path: Path) -> None:
@@ -28,7 +35,7 @@ def make_state_dir(path: Path) -> None:
 
 def valid_run_id(run_id: str) -> bool:
     """Whether ``run_id`` may be the name of a run's folder."""
-    return _RUN_ID.fullmatch(run_id) is not None
+    return plain_name(run_id)
 
 
 def run_dir(state_dir: Path, run_id: str) -> Path:

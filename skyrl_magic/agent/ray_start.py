@@ -24,6 +24,13 @@ LOCK_VARIABLE = "SKYRL_RAY_START_LOCK"
 _ATTEMPTS = 2
 #: After so long a start is given up, in seconds. Cold starts were measured at 10 to 36 s.
 _START_TIMEOUT_S = 180.0
+#: How long Ray's monitor is waited for, and how often it is looked for; 3 s were measured on a machine under load.
+_STATUS_TIMEOUT_S = 5.0
+_LOOK_S = 0.05
+#: The monitor writes this line, then what `ray status` prints. (``ray.autoscaler._private.monitor``, Ray 2.60)
+_STATUS_LINE = b"Autoscaler status"
+#: How coarse the times of files may be, in seconds.
+_CLOCK_S = 2.0
 _COMMAND = ("ray", "start", "--head", "--disable-usage-stats")
 
 
@@ -86,12 +93,15 @@ def _child(log: Path) -> None:
         procs.close_all_but(())
         os.setsid()
         procs.become_subreaper()
+        began = time.time()
         with log.open("ab") as output, _lock():
             for _ in range(_ATTEMPTS):
                 if _attempt(output.fileno()):
                     code = 0
                     break
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
+        if not code:
+            _await_status(began)
     finally:
         os._exit(code)
 
@@ -116,6 +126,27 @@ def _attempt(output: int) -> bool:
         os.write(output, f"{error}\n".encode("utf-8", "backslashreplace"))
         return False
     return done.returncode == 0
+
+
+def _await_status(began: float) -> None:
+    """Wait until ``ray status`` has something to say: Ray's monitor comes up after ``ray start`` has returned.
+
+    Ray tells nobody, but for the monitor's log, and the file may not be there yet. A Ray that keeps its files elsewhere
+    is not waited for.
+
+    Args:
+        began: when the start began, in seconds since the epoch.
+    """
+    session = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "session_latest"  # noqa: S108
+    deadline = time.monotonic() + _STATUS_TIMEOUT_S
+    with contextlib.suppress(OSError):
+        if session.lstat().st_mtime < began - _CLOCK_S:
+            return  # what another Ray left here
+        while time.monotonic() < deadline:
+            with contextlib.suppress(FileNotFoundError):
+                if _STATUS_LINE in (session / "logs" / "monitor.log").read_bytes():
+                    return
+            time.sleep(_LOOK_S)
 
 
 def _lock() -> contextlib.AbstractContextManager[object]:

@@ -252,5 +252,6 @@ class Relay:
                 self._supervisor.send(run.end())
         self._current = None
         self._waiting.clear()
+        self._supervisor.send(protocol.RelayFailed(cause))  # for who has asked the kernel something
         self._supervisor.finish(lambda: None)
         self._over = True

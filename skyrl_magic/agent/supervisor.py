@@ -29,6 +29,8 @@ from skyrl_magic.core import protocol
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
+#: A container that is asked to end so shortly before its timeout has come to it, in seconds.
+TIMEOUT_SLACK_S = 60.0
 #: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
 #: the next cell of a notebook that runs them all.
 SPARE_DELAY_S = 0.02
@@ -40,6 +42,14 @@ def log(line: str) -> None:
     """One line to the sandbox's own output."""
     sys.stderr.write(f"skyrl_magic: {line}\n")
     sys.stderr.flush()
+
+
+def duration_text(duration_s: float) -> str:
+    """``90 s``, ``10 min`` or ``4 h``."""
+    for unit, size_s in (("h", 3600), ("min", 60)):
+        if duration_s and duration_s % size_s == 0:
+            return f"{duration_s / size_s:g} {unit}"
+    return f"{duration_s:g} s"
 
 
 class Supervisor:
@@ -102,12 +112,13 @@ class Supervisor:
         """End the session: SIGTERM to the runs, SIGKILL after :data:`STOP_GRACE_S`, then flush, commit and exit.
 
         Args:
-            reason: what the runs' watchers are told.
+            reason: what the runs' watchers are told, and the sandbox's own output.
         """
         if self._stopping:
             return
         self._stopping = True
         self._kill_at = time.monotonic() + STOP_GRACE_S
+        log(f"{protocol.SESSION_ENDS}{reason}")  # clients read it there when the container is gone
         self.runs.end(reason)
 
     @property
@@ -159,10 +170,17 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             numbers = wakeup.recv(4096)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-            log("asked to end")
-            self.stop("the container is being ended (timeout, preemption or stop)")
+            self.stop(self._why_asked())
         if signal.SIGCHLD in numbers:
             self._reap()
+
+    def _why_asked(self) -> str:
+        """What the backend's SIGTERM means."""
+        timeout_s = self.config.timeout_s
+        # The backend's clock started before this process did.
+        if timeout_s and time.monotonic() - self._began >= timeout_s - min(TIMEOUT_SLACK_S, timeout_s / 2):
+            return f"its time was over (--timeout {duration_text(timeout_s)})"
+        return "the backend ended its container (it was preempted, or stopped there)"
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -173,8 +191,7 @@ class Supervisor:
                 self._next_commit = now + commits.INTERVAL_S
                 self.committer.request(lambda _: None)
         elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
-            log(f"nothing ran for {self.idle_timeout_s:g} s")
-            self.stop("nothing ran")
+            self.stop(f"nothing ran for {duration_text(self.idle_timeout_s)} (--idle-timeout)")
         if not self.runs.has_spare and now >= self._spare_due_at and not self._stopping:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so

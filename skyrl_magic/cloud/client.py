@@ -20,6 +20,11 @@ def has_account() -> bool:
     return bool((config.get("token_id") and config.get("token_secret")) or config.get("oauth_refresh_token"))
 
 
+def account_server() -> str:
+    """The address of the account's server."""
+    return str(modal.config.config["server_url"])
+
+
 def account_client() -> modal.Client:
     """The client of the user's account. Raises AuthError without a token."""
     if not has_account():

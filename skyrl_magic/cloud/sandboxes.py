@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import modal
@@ -15,6 +16,9 @@ from skyrl_magic.core import contract
 from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
 from skyrl_magic.core.ports import Sandbox as SandboxPort
+
+#: How many apps are asked at once for their sandboxes.
+_LISTED_AT_ONCE = 16
 
 
 class ModalSandbox:
@@ -37,6 +41,7 @@ class ModalSandbox:
         self._ensure = ensure
         self._server: object = None
         """What served the last exec."""
+        self._output: str | None = None
 
     @property
     def id(self) -> str:
@@ -78,8 +83,10 @@ class ModalSandbox:
         """The end of what the main process printed, once it has ended."""
         if self.poll() is None:
             return ""
-        with mapped("the session's output"):
-            return str(self._sandbox.stderr.read() or self._sandbox.stdout.read())
+        if self._output is None:  # a stream is read once
+            with mapped("the session's output"):
+                self._output = str(self._sandbox.stderr.read() or self._sandbox.stdout.read())
+        return self._output
 
     def terminate(self) -> None:
         """End it and wait until it has ended."""
@@ -155,13 +162,23 @@ class ModalBackend:
         except (NotFound, SessionLost):
             return None
 
-    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[SandboxPort]:
-        """The running sandboxes of an app that have all of these tags."""
+    def list(self, tags: Mapping[str, str]) -> Sequence[SandboxPort]:
+        """The running sandboxes, of whichever app, that have all of these tags.
+
+        Modal lists them app by app (a listing without an app is deprecated), so the apps are asked at the same time.
+        """
         self._ensure()
+
+        def of_app(app: modal.App) -> Sequence[SandboxPort]:
+            with contextlib.suppress(NotFound), mapped("listing sessions"):  # the app was stopped meanwhile
+                found = modal.Sandbox.list(app_id=app.app_id, tags=dict(tags), client=self.client)
+                return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+            return []
+
         with mapped("listing sessions"):
-            app_id = self._app(app).app_id
-            found = modal.Sandbox.list(app_id=app_id, tags=dict(tags), client=self.client)
-            return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+            apps = modal.Environment.from_context(client=self.client).apps.list()
+        with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="skyrl-list") as pool:
+            return [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
 
     def _app(self, name: str) -> modal.App:
         if name not in self._apps:

@@ -14,6 +14,7 @@
     │   └── SessionLost            the container ended while it was used
     │       └── SessionUnreachable     or cannot be reached any more, and may well run
     ├── CheckoutError          the checkout cannot be found, read or sent
+    ├── VariableError          a variable cannot be sent or brought back; none was assigned
     └── RunError               what a cell's command did
         ├── RunFailed              it ended with another exit code than 0
         ├── CellError              a Python cell raised; it shows itself as it did there
@@ -80,6 +81,10 @@ class SessionUnreachable(SessionLost):
 
 class CheckoutError(SkyRLMagicError):
     """The checkout cannot be found, read or sent."""
+
+
+class VariableError(SkyRLMagicError):
+    """A variable is missing, cannot be sent or loaded, or is too large; none was assigned."""
 
 
 class RunError(SkyRLMagicError):

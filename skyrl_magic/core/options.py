@@ -16,17 +16,20 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.gpus import Gpu, parse_gpu
+from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
-SESSION, LIVE, RUN, KERNEL, HELP = "session", "live", "run", "kernel", "help"
+SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP = "session", "live", "run", "kernel", "variables", "help"
 _SCOPES = {
     SESSION: "the session's spec (other values: another container)",
     LIVE: "the session's name and what can change while it runs",
     RUN: "this run",
     KERNEL: "the Python kernel",
+    VARIABLES: "variables that travel",
     HELP: "help",
 }
-ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, HELP)
+ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP)
+#: Of the magics that move variables.
+TRAVEL_SCOPES = (SESSION, LIVE, KERNEL, VARIABLES, HELP)
 BACKENDS = ("auto", "modal", "local")
 
 
@@ -55,6 +58,10 @@ class Given:
     errexit: bool | None = None
     python: bool | None = None
     uv: str | None = None
+    input: tuple[str, ...] | None = None
+    output: tuple[str, ...] | None = None
+    pickle: bool | None = None
+    max_bytes: int | None = None
     dry_run: bool | None = None
     help: bool | None = None
 
@@ -115,8 +122,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("--no-raise-error", "raise_error", RUN, "a failed run does not raise", constant=False),
     Option("--errexit", "errexit", RUN, "stop a shell cell at the first command that fails (bash -e)"),
     Option("--python", "python", RUN, "run the cell in the session's Python kernel, which keeps its variables"),
+    Option("--input", "input", RUN, "send these variables before the cell", "A,B", values.variable_names, short="-i"),
+    Option("--output", "output", RUN, "bring these back after it (Python)", "C,D", values.variable_names, short="-o"),
     Option("--dry-run", "dry_run", RUN, "print what would run, and touch nothing"),
     Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),
+    Option("--pickle", "pickle", VARIABLES, "pickle what has no open format: loading a pickle runs code"),
+    Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable (256MiB)", "SIZE", values.size_bytes),
     Option("--help", "help", HELP, "this text", short="-h"),
 )
 BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
@@ -152,9 +163,10 @@ def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     """The error for a flag that is not there, with the nearest one that is."""
     import difflib
 
-    names = list(allowed)
-    begun = [name for name in names if len(flag) > len("--x") and name.startswith(flag)]
-    near = begun or difflib.get_close_matches(flag, names, n=1, cutoff=0.6)
+    names = {name.lstrip("-"): name for name in allowed}  # dashes, which all have, make nothing similar
+    begun = [name for name in names.values() if len(flag) > len("--x") and name.startswith(flag)]
+    close = difflib.get_close_matches(flag.lstrip("-"), names, n=1, cutoff=0.6)
+    near = begun or [names[name] for name in close]
     return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
 
 
@@ -234,7 +246,20 @@ def option_line(given: Given) -> str:
 def _write(option: Option, value: Any) -> str:
     if option.field in LIMITS:
         return values.duration_text(value)
-    return "=".join(value) if isinstance(value, tuple) else str(value)
+    separator = "=" if option.repeats else ","
+    return separator.join(value) if isinstance(value, tuple) else str(value)
+
+
+def spec_flag(field: str) -> str:
+    """The flag of a field of the session's spec, as users know it."""
+    return {o.field: o.flag for o in OPTIONS if o.scope == SESSION}[field]
+
+
+def spec_text(field: str, tag: str | None) -> str:
+    """A field's value in the tags of a session (``core.spec``) as its flag takes it."""
+    if tag is None:
+        return NONE if field in ("repo", "secrets") else "default"
+    return values.duration_text(int(tag)) if field in LIMITS else tag
 
 
 def setting(name: str, value: object) -> tuple[str, Any]:

@@ -105,6 +105,6 @@ class Backend(Protocol):
         """The running sandbox of this name, or None."""
         ...
 
-    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[Sandbox]:
-        """The running sandboxes of an app that have all of these tags."""
+    def list(self, tags: Mapping[str, str]) -> Sequence[Sandbox]:
+        """The running sandboxes, of whichever app, that have all of these tags."""
         ...

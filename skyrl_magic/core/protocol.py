@@ -36,6 +36,9 @@ STREAMS: Tuple[str, str] = (STDOUT, STDERR)
 OUTPUTS = "outputs"
 JOURNAL_STREAMS: Tuple[str, str, str] = (*STREAMS, OUTPUTS)
 
+#: In the line of the main process's own output that says why the session ends; the reason follows.
+SESSION_ENDS = "the session ends: "
+
 #: What runs a cell: a new bash, or the session's Python kernel.
 SHELL = "shell"
 PYTHON = "python"
@@ -278,24 +281,40 @@ class RestartKernel(Message):
     request: int = 0
     uv: str = ""
     """As in :class:`StartRun`."""
+    keep: bool = False
+    """A kernel that runs stays; one is started only where there is none."""
 
 
 @_kind(18)
 @dataclasses.dataclass(frozen=True)
 class PutBlob(Message):
-    """One part of a file for the kernel to read, in the session's folder for such files. ``name`` is a plain name."""
+    """One part of a file for the kernel to read, or an empty one for it to fill, in the session's folder for such.
 
+    ``name`` is a plain name that the client makes up. The parts come in order; the last one is answered by
+    :class:`Done`, or by :class:`Failed` for whatever went wrong. The file goes with the client's channel.
+    """
+
+    request: int = 0
     name: str = ""
     offset: int = 0
+    last: bool = True
     payload: bytes = b""
 
 
 @_kind(19)
 @dataclasses.dataclass(frozen=True)
 class ReadBlob(Message):
-    """Fetch a file that the kernel wrote there, and delete it. Answered as :class:`ReadJournal`, uncompressed."""
+    """Fetch a file that this client has put and the kernel has filled. Answered as :class:`ReadJournal` is."""
 
     request: int = 0
+    name: str = ""
+
+
+@_kind(20)
+@dataclasses.dataclass(frozen=True)
+class DropBlob(Message):
+    """Remove a file that this client has put; has no answer."""
+
     name: str = ""
 
 
@@ -540,7 +559,7 @@ class RelayReady(Message):
 @_kind(104)
 @dataclasses.dataclass(frozen=True)
 class RelayFailed(Message):
-    """There can be no kernel; ``detail`` is one line that says why. The relay ends."""
+    """There can be no kernel, or it has ended; ``detail`` is one line that says why. The relay ends."""
 
     detail: str = ""
 

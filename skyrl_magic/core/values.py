@@ -12,10 +12,14 @@ MAX_TIMEOUT_S = 24 * 3600
 #: What Modal gives a container that asks for nothing, and more than any of its machines has.
 MIN_CORES, MAX_CORES = 0.125, 256
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 4 * 1024 * 1024
+#: No variable is larger than the memory of those.
+MAX_SIZE_BYTES = MAX_MEMORY_MIB * 2**20
 # Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
 _DURATION = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
 _MEMORY = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>mib|mb|m|gib|gb|g)?"
+_SIZE = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>k|m|g)?(?:i?b)?"
+_POWERS = {None: 0, "k": 1, "m": 2, "g": 3}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _SENSITIVE_NAME = (
     r"(^|_)(secret|token|password|passwd|passphrase|api_?key|access_?key|secret_?key|private_?key|credentials?)(_|$)"
@@ -59,6 +63,15 @@ def memory_mib(flag: str, text: str) -> int:
     return int(size)
 
 
+def size_bytes(flag: str, text: str) -> int:
+    """``268435456``, ``256MiB`` or ``1g`` as bytes; the units are powers of 1024, as for memory."""
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
+    size = int(float(match["number"]) * 1024 ** _POWERS[match["unit"] and match["unit"].lower()]) if match else 0
+    if not 1 <= size <= MAX_SIZE_BYTES:
+        raise OptionError(f"{flag} {text}: give bytes or a size, as in 300000 or 256MiB")
+    return size
+
+
 def cpu_cores(flag: str, text: str) -> float:
     """Cores, fractions allowed (Modal's unit)."""
     try:
@@ -84,6 +97,11 @@ def variable_name(flag: str, text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
         raise OptionError(f"{flag} {text}: {text!r} is not a variable name")
     return text
+
+
+def variable_names(flag: str, text: str) -> tuple[str, ...]:
+    """Python variables, separated by commas; each counts once."""
+    return tuple(dict.fromkeys(variable_name(flag, name.strip()) for name in text.split(",")))
 
 
 def env_pair(flag: str, text: str) -> tuple[str, str]:

@@ -166,20 +166,11 @@ class Channel:
         Raises:
             SessionError: no such run, or a broken channel.
         """
-        number, replies = self._register()
-        try:
-            self._write(protocol.ReadJournal(number, run_id, stream, start, end))
-            while True:
-                try:
-                    data = checked(replies.get(timeout=60.0), protocol.JournalData)
-                except queue.Empty:
-                    raise SessionError("the session did not answer in 60 s") from None
-                if data.payload:
-                    sink(payload_bytes(data))
-                if data.last:
-                    return
-        finally:
-            self._forget(number)
+        self._receive(lambda number: protocol.ReadJournal(number, run_id, stream, start, end), sink)
+
+    def read_blob(self, name: str, sink: Callable[[bytes], object]) -> None:
+        """Hand a file of this client, part by part, to ``sink``. Raises SessionError."""
+        self._receive(lambda number: protocol.ReadBlob(number, name), sink)
 
     def send(self, *messages: protocol.Message) -> None:
         """Send frames that have no answer, at one go. Raises ChannelBroken or SessionLost."""
@@ -231,6 +222,22 @@ class Channel:
             watch.events.put(Trouble(broken))
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, make: Callable[[int], protocol.Message], sink: Callable[[bytes], object]) -> None:
+        number, replies = self._register()
+        try:
+            self._write(make(number))
+            while True:
+                try:
+                    data = checked(replies.get(timeout=60.0), protocol.JournalData)
+                except queue.Empty:
+                    raise SessionError("the session did not answer in 60 s") from None
+                if data.payload:
+                    sink(payload_bytes(data))
+                if data.last:
+                    return
+        finally:
+            self._forget(number)
 
     def _register(self) -> tuple[int, Reply]:
         number = next(self._requests)

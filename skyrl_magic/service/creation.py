@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 import queue
 from collections.abc import Collection
-from concurrent.futures import Future, wait
-from typing import TypeVar
+from concurrent.futures import Future
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.ports import Sandbox, Upload
 from skyrl_magic.service.checkout import Checkout, Scan
 from skyrl_magic.service.session import TICK_S, Progress
-
-#: What takes no longer than this needs no word. In seconds.
-PATIENCE_S = 2.0
-
-T = TypeVar("T")
 
 
 def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> None:
@@ -32,19 +26,6 @@ def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> 
         progress.begin(phase)
 
 
-def follow_call(future: Future[T], progress: Progress, phase: str) -> T:
-    """The future's result; one that takes longer than :data:`PATIENCE_S` is told as a phase. Raises what it raises."""
-    told = False
-    wait([future], PATIENCE_S)
-    while not future.done():
-        if not told:
-            progress.begin(phase)
-            told = True
-        progress.tick()
-        wait([future], TICK_S)
-    return future.result()
-
-
 def abandon(future: Future[Sandbox]) -> None:
     """End the container that nobody waits for any more."""
     if not future.cancelled() and future.exception() is None:
@@ -58,7 +39,7 @@ def make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Uplo
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def supervisor_config(name: str, *, idle_timeout_s: int, ray: bool) -> str:
+def supervisor_config(name: str, *, timeout_s: int, idle_timeout_s: int, ray: bool) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
     return json.dumps(
         {
@@ -69,6 +50,7 @@ def supervisor_config(name: str, *, idle_timeout_s: int, ray: bool) -> str:
             "volume_link": contract.VOLUME_LINK,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
+            "timeout_s": timeout_s,
             "idle_timeout_s": idle_timeout_s,
             "ray": ray,
         }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service import logs
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.sessions import Place, SessionRequest, SessionService
 
 Found = tuple[Session, protocol.RunSummary]
 
@@ -19,21 +21,21 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> 
     Args:
         sessions: joins sessions that run; none is started, and those without the run are left again.
         request: what a cell without options asks for; that session is asked first, then all of the owner's.
-        run_id: the run's id; empty for the last run of the requested session.
+        run_id: the run's id; empty for the last run of the owner's sessions, first of those of the same checkout.
 
     Raises:
         UnknownRun: there is no such run where it was looked for. SessionError, BackendError: one cannot ask.
     """
-    if not run_id:
-        return _last_run(sessions, request)
     first = request.name or sessions.default_name(request.spec)
-    names = sessions.running_names(request.spec.backend, request.spec.app)
+    places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
+    if not run_id:
+        return _last_run(sessions, request, places)
     silent = []
-    for name in sorted(names, key=lambda name: name != first):
+    for place in sorted(places, key=lambda place: place != (request.spec.backend, request.spec.app, first)):
         try:
-            found = _run_of(sessions, dataclasses.replace(request, name=name, asked=frozenset()), run_id)
+            found = _run_of(sessions, _request_for(request, place), run_id)
         except SessionError:
-            silent.append(name)
+            silent.append(place[2])
         else:
             if found is not None:
                 return found
@@ -41,22 +43,42 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> 
     raise UnknownRun(f"no run {run_id} is known here: a log ends with its session; %skyrl_sessions shows yours{also}")
 
 
-def _last_run(sessions: SessionService, request: SessionRequest) -> Found:
-    session = sessions.join(dataclasses.replace(request, asked=frozenset()))
-    runs = logs.all_runs(session) if session is not None else []
-    if session is None or not runs:
-        raise UnknownRun("this notebook has run nothing yet: give a run's id")
-    return session, runs[-1]
+def _last_run(sessions: SessionService, request: SessionRequest, places: Iterable[Place]) -> Found:
+    """A kernel that was restarted does not know in which sessions its notebook ran something."""
+    candidates: list[Found] = []
+    opened: list[Session] = []
+    for place in places:
+        was_open = sessions.get(*place) is not None
+        with contextlib.suppress(SessionError):
+            found = _run_of(sessions, _request_for(request, place), "")
+            if found is not None:
+                candidates.append(found)
+                opened += [] if was_open else [found[0]]
+    if not candidates:
+        raise UnknownRun("this notebook has run nothing yet, nor has a session of yours: %skyrl_sessions shows them")
+    session, run = max(candidates, key=lambda found: (found[0].spec.repo == request.spec.repo, found[1].started_at))
+    for other in opened:
+        if other is not session:
+            sessions.leave(other)
+    return session, run
+
+
+def _request_for(request: SessionRequest, place: Place) -> SessionRequest:
+    """The request for a session that runs, as it is."""
+    backend, app, name = place
+    spec = dataclasses.replace(request.spec, backend=backend, app=app)
+    return dataclasses.replace(request, spec=spec, name=name, asked=frozenset())
 
 
 def _run_of(sessions: SessionService, request: SessionRequest, run_id: str) -> Found | None:
-    was_open = request.name in sessions.open_names()
+    was_open = sessions.get(request.spec.backend, request.spec.app, request.name or "") is not None
     session = sessions.join(request)
     if session is None:
         return None
     run = None
     try:
-        run = next((run for run in logs.all_runs(session) if run.run_id == run_id), None)
+        # Without an id the last one.
+        run = next((run for run in reversed(logs.all_runs(session)) if run_id in ("", run.run_id)), None)
     finally:
         if run is None and not was_open:
             sessions.leave(session)

@@ -39,6 +39,13 @@ def send_to_comm(
     session.channel.send(protocol.KernelMessage(name, 0, msg_type, dict(content), {}, sizes, payload))
 
 
+def ensure_kernel(session: Session, uv: str) -> None:
+    """Start a kernel where there is none. Raises SessionError, also where another one runs than ``uv`` asks for."""
+    session.channel.request(
+        lambda number: protocol.RestartKernel(number, uv, keep=True), protocol.Done, timeout_s=RESTART_TIMEOUT_S
+    )
+
+
 def restart_kernel(session: Session, uv: str) -> None:
     """End the kernel with its variables and start another one. Raises SessionError."""
     session.channel.request(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from skyrl_magic.core import contract, protocol
-from skyrl_magic.core.errors import SessionLost
+from skyrl_magic.core.errors import BackendError, SessionLost
 from skyrl_magic.core.ports import ByteStream, Sandbox
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.channel import Channel
@@ -19,6 +19,22 @@ from skyrl_magic.service.sync import CheckoutSync
 RAY_TIMEOUT_S = 180.0
 #: How often a waiting cell shows how long it has waited. In seconds.
 TICK_S = 0.5
+
+
+#: How the error begins that says why a container has ended.
+ENDED = "the container has ended: "
+#: What the exit codes of a container mean that its backend ended. Modal has 124 and 137; a process has -9.
+_CODES = {124: "its --timeout was over", 137: "it was killed (exit code 137)", -9: "it was killed (SIGKILL)"}
+
+
+def end_reason(code: int, output: str) -> str:
+    """Why a container has ended: in the words of its agent, else what its exit code and last line of output say."""
+    lines = output.strip().splitlines()
+    for line in reversed(lines):
+        before, found, reason = line.partition(protocol.SESSION_ENDS)
+        if found and before.strip() == "skyrl_magic:":
+            return reason
+    return _CODES.get(code) or f"exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
 class Progress(Protocol):
@@ -63,7 +79,22 @@ class Session:
         self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel, sandbox.revive)
 
     def _attach(self) -> ByteStream:
-        return self.sandbox.exec([*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR])
+        command = [*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR]
+        try:
+            return self.sandbox.exec(command)
+        except SessionLost:
+            reason = self._end_reason()
+            if reason:
+                raise SessionLost(f"{ENDED}{reason}") from None
+            raise
+
+    def _end_reason(self) -> str:
+        """Why the container has ended; empty where nobody can say."""
+        try:
+            code = self.sandbox.poll()
+            return "" if code is None else end_reason(code, self.sandbox.last_output())
+        except (BackendError, SessionLost):
+            return ""
 
     def _hear(self, status: protocol.Status) -> None:
         with self._ray:
@@ -77,14 +108,12 @@ class Session:
         """Open the channel.
 
         Raises:
-            SessionLost: the container ended meanwhile; the message has the end of what it printed.
+            SessionLost: the container ended meanwhile; the message says why.
         """
         try:
             self.channel.open()
         except SessionLost as error:
-            output = self.sandbox.last_output().strip().splitlines()
-            reason = f": {output[-1]}" if output else ""
-            raise SessionLost(f"session {self.name} did not come up ({error}){reason}") from None
+            raise SessionLost(f"session {self.name} did not come up: {error}") from None
         self._hear(self.ask_status())
 
     def close(self) -> None:

@@ -22,20 +22,36 @@ class SessionInfo:
     gpu: str
     age_s: float
     timeout_s: int
+    ends_in_s: float
+    """Until its timeout, or until its idle timeout where that comes first."""
+    ends_idle: bool
+    """It is the idle timeout that comes first: any use puts it off."""
     repo: str
     state: str
     """``idle 42 s``, ``2 runs``, or :data:`SILENT`."""
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Backend, app and name, which identify it."""
+        return self.backend, self.app, self.name
 
-def session_info(tags: Mapping[str, str], backend: str, app: str, status: protocol.Status | None) -> SessionInfo:
+
+def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status | None) -> SessionInfo:
     """A row from the container's tags and what its agent said; None where it said nothing."""
+    timeout_s = int(tags.get("timeout_s", "0") or 0)
+    age_s = max(0.0, time.time() - float(tags.get("started_at", "0") or 0))
+    ends_in_s = max(0.0, timeout_s - age_s)
+    idle_left_s = None if status is None or status.active_runs else max(0.0, status.idle_timeout_s - status.idle_s)
+    ends_idle = idle_left_s is not None and idle_left_s < ends_in_s
     return SessionInfo(
         name=tags.get("session", "?"),
         backend=backend,
-        app=app,
+        app=tags.get("app", "?"),
         gpu=tags.get("gpu", "?"),
-        age_s=max(0.0, time.time() - float(tags.get("started_at", "0") or 0)),
-        timeout_s=int(tags.get("timeout_s", "0") or 0),
+        age_s=age_s,
+        timeout_s=timeout_s,
+        ends_in_s=idle_left_s if idle_left_s is not None and ends_idle else ends_in_s,
+        ends_idle=ends_idle,
         repo=tags.get("repo", ""),
         state=SILENT if status is None else _state(status),
     )

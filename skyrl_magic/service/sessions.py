@@ -23,18 +23,22 @@ from skyrl_magic.core.errors import (
     SessionError,
     SessionLost,
 )
+from skyrl_magic.core.options import spec_flag, spec_text
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.creation import abandon, follow_call, follow_phases, make_upload, supervisor_config
-from skyrl_magic.service.session import Progress, Session
+from skyrl_magic.service.creation import abandon, follow_phases, make_upload, supervisor_config
+from skyrl_magic.service.patience import wait_for
+from skyrl_magic.service.session import ENDED, Progress, Session
 from skyrl_magic.service.session_info import SessionInfo, session_info
 from skyrl_magic.service.sync import CheckoutSync
 
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
 _TAG = "skyrl_magic"
+#: Where a session is: backend, app and name.
+Place = tuple[str, str, str]
 #: How patient the table is with each session.
 QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 
@@ -66,12 +70,17 @@ class SessionService:
     Args:
         backend: gives the backend of a name. Raises BackendError.
         build_agent: writes the agent's zipapp and returns its path.
+        server: says in a few words who answers for a backend, for who waits for it.
     """
 
-    def __init__(self, backend: Callable[[str], Backend], build_agent: Callable[[], Path]) -> None:
+    def __init__(
+        self, backend: Callable[[str], Backend], build_agent: Callable[[], Path], server: Callable[[str], str] = str
+    ) -> None:
+        self._server = server
         self._backend = backend
         self._build_agent = build_agent
-        self._sessions: dict[tuple[str, str, str], Session] = {}
+        self._sessions: dict[Place, Session] = {}
+        self._used: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="skyrl-create")
         self._lock = threading.RLock()
 
@@ -97,9 +106,9 @@ class SessionService:
             if known is not None:
                 return known, False
             self._forget(key)
-            backend = follow_call(self._pool.submit(self._backend, spec.backend), progress, "connecting")
+            backend = self.reach(spec.backend, progress)
             for _ in range(_TRIES):
-                session = follow_call(self._pool.submit(self._join, backend, request, name), progress, "connecting")
+                session = self._join(backend, request, name, progress)
                 created = session is None
                 try:
                     session = session or self._create(backend, request, name, progress)
@@ -126,7 +135,7 @@ class SessionService:
             known = self._known(key, request)
             if known is not None:
                 return known
-            session = self._join(self._backend(spec.backend), request, name)
+            session = self._join(self._ask(spec.backend), request, name)
             if session is None:
                 return None
             try:
@@ -149,6 +158,11 @@ class SessionService:
         """The names of the sessions that this process has open; asks nobody."""
         return [key[2] for key, session in self._sessions.items() if session.channel.alive]
 
+    def newest_open(self) -> Session | None:
+        """The session that this process has opened last, of those that are open."""
+        alive = (session for session in reversed(self._sessions.values()) if session.channel.alive)
+        return next(alive, None)
+
     def default_name(self, spec: SessionSpec) -> str:
         """The name of the session of this spec when the user gives none."""
         return spec.default_name(owner())
@@ -157,27 +171,55 @@ class SessionService:
         """Why the session that this process had for the request has ended; empty where it had none, or has it."""
         name = request.name or request.spec.default_name(owner())
         session = self._sessions.get((request.spec.backend, request.spec.app, name))
-        return "" if session is None or session.channel.lost is None else str(session.channel.lost)
+        lost = None if session is None else session.channel.lost
+        return "" if lost is None else str(lost).removeprefix(ENDED)
 
-    def list(self, backend: str, app: str) -> list[SessionInfo]:
-        """The owner's running sessions, newest first; all are asked at the same time. Raises BackendError."""
-        rows = self._pool.map(lambda sandbox: self._row(backend, app, sandbox), self._running(backend, app))
+    def backends(self, first: str) -> Sequence[str]:
+        """The name ``first``, and those of the other backends that this process has used."""
+        return [first, *sorted(self._used - {first})]
+
+    def list(self, backend: str) -> list[SessionInfo]:
+        """The owner's running sessions, of whichever app, newest first; all are asked at the same time.
+
+        Raises:
+            BackendError: the backend cannot be asked.
+        """
+        rows = self._pool.map(lambda sandbox: self._row(backend, sandbox), self._running(backend))
         return sorted((row for row in rows if row is not None), key=lambda row: row.age_s)
 
-    def running_names(self, backend: str, app: str) -> Sequence[str]:
-        """The names of the owner's running sessions; asks none of them. Raises BackendError."""
-        found = self._pool.map(_tags, self._running(backend, app))
-        return [tags["session"] for tags in found if "session" in tags]
+    def running(self, backend: str) -> Sequence[Place]:
+        """Where the owner's running sessions are; asks none of them. Raises BackendError."""
+        found = self._pool.map(_tags, self._running(backend))
+        return [(backend, tags["app"], tags["session"]) for tags in found if "session" in tags and "app" in tags]
+
+    def locate(self, backend: str, app: str, name: str) -> Place:
+        """Where the session of this name is: in this app, open in this process, or in any app of a used backend.
+
+        Raises:
+            NotFound: there is none. SessionError: several apps have one. BackendError: a backend cannot be asked.
+        """
+        if self._ask(backend).find(app, name) is not None:
+            return backend, app, name
+        places = [key for key, session in self._sessions.items() if key[2] == name and session.channel.alive]
+        for other in () if places else self.backends(backend):
+            places += [place for place in self.running(other) if place[2] == name]
+        if not places:
+            self._forget((backend, app, name))
+            raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
+        if len(places) > 1:
+            apps = ", ".join(f"{place[1]} ({place[0]})" for place in places)
+            raise SessionError(f"sessions {name} run in several apps, {apps}: %config SkyRLMagic.app chooses one")
+        return places[0]
 
     def stop(self, backend: str, app: str, name: str) -> None:
         """Stop the session: its runs end, the volume is committed, the container is gone on return.
 
         Raises:
-            NotFound: there is no session of this name.
+            NotFound: the app has no session of this name.
         """
         key = (backend, app, name)
         session = self._sessions.get(key)
-        sandbox = self._backend(backend).find(app, name)
+        sandbox = self._ask(backend).find(app, name)
         if sandbox is None:
             self._forget(key)
             raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
@@ -193,23 +235,34 @@ class SessionService:
         self._forget(key)
         sandbox.terminate()
 
-    def _running(self, backend: str, app: str) -> Sequence[Sandbox]:
-        return self._backend(backend).list(app, {_TAG: "session", "owner": owner()})
+    def reach(self, backend: str, progress: Progress) -> Backend:
+        """Connect to the backend, where that was not done; what is waited for is shown. Raises BackendError."""
+        if backend in self._used:
+            return self._backend(backend)
+        return wait_for(self._server(backend), lambda: self._ask(backend), progress)
 
-    def _row(self, backend: str, app: str, sandbox: Sandbox) -> SessionInfo | None:
+    def _ask(self, backend: str) -> Backend:
+        found = self._backend(backend)
+        self._used.add(backend)
+        return found
+
+    def _running(self, backend: str) -> Sequence[Sandbox]:
+        return self._ask(backend).list({_TAG: "session", "owner": owner()})
+
+    def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:
         tags = _tags(sandbox)
         if not tags:
             return None
-        session = self.get(backend, app, tags.get("session", ""))
+        session = self.get(backend, tags.get("app", ""), tags.get("session", ""))
         try:
             status = _status(tags, sandbox) if session is None else session.ask_status()
         except SessionError:
             if sandbox.poll() is not None:
                 return None
             status = None
-        return session_info(tags, backend, app, status)
+        return session_info(tags, backend, status)
 
-    def _known(self, key: tuple[str, str, str], request: SessionRequest) -> Session | None:
+    def _known(self, key: Place, request: SessionRequest) -> Session | None:
         session = self._sessions.get(key)
         if session is None or not session.channel.alive:
             return None
@@ -217,18 +270,23 @@ class SessionService:
         _bring_checkout(session, request)
         return _watched(session)
 
-    def _keep(self, key: tuple[str, str, str], session: Session) -> Session:
+    def _keep(self, key: Place, session: Session) -> Session:
         self._forget(key)
         self._sessions[key] = session
         return _watched(session)
 
-    def _forget(self, key: tuple[str, str, str]) -> None:
+    def _forget(self, key: Place) -> None:
         session = self._sessions.pop(key, None)
         if session is not None:
             session.close()
 
-    def _join(self, backend: Backend, request: SessionRequest, name: str) -> Session | None:
-        sandbox = backend.find(request.spec.app, name)
+    def _join(
+        self, backend: Backend, request: SessionRequest, name: str, progress: Progress | None = None
+    ) -> Session | None:
+        def find() -> Sandbox | None:
+            return backend.find(request.spec.app, name)
+
+        sandbox = find() if progress is None else wait_for(self._server(request.spec.backend), find, progress)
         if sandbox is None:
             return None
         try:
@@ -270,7 +328,7 @@ class SessionService:
     ) -> Sandbox:
         spec = request.spec
         tags = spec.to_tags() | {_TAG: "session", "session": name, "owner": owner(), "started_at": f"{time.time():.0f}"}
-        config = supervisor_config(name, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
+        config = supervisor_config(name, timeout_s=spec.timeout_s, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
         wanted = SandboxRequest(
             name=name,
             spec=spec,
@@ -287,7 +345,7 @@ class SessionService:
             return future.result()
         except KeyboardInterrupt:
             future.add_done_callback(abandon)
-            raise RunStopped(f"stopped while session {name} was starting; its container is ended") from None
+            raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
 
 
 def _joined(name: str, sandbox: Sandbox) -> Session:
@@ -357,7 +415,9 @@ def _check_spec(session: Session, request: SessionRequest) -> None:
         names = [name for name in names if name in request.asked]
     if not names:
         return
-    differences = ", ".join(f"{n} {there.get(n, '-')} (asked: {wanted.get(n, '-')})" for n in names)
+    differences = ", ".join(
+        f"{spec_flag(n)} {spec_text(n, there.get(n))} (asked: {spec_text(n, wanted.get(n))})" for n in names
+    )
     raise SessionConflict(
         f"session {session.name} runs with {differences}: "
         "leave the options out to use it, or choose another --session NAME"

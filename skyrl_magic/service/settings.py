@@ -36,6 +36,8 @@ class Resolved:
     checkout: Checkout | None
     idle_timeout_s: int
     notes: tuple[str, ...] = ()
+    session: str | None = None
+    """The name that the settings, not the line, give the session."""
 
 
 def project_settings(folder: Path) -> Given:
@@ -122,7 +124,8 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         secrets=tuple(sorted(set(given.secrets or ()))),
         repo=str(checkout.root) if checkout else "",
     )
-    return Resolved(resolved, checkout, given.idle_timeout_s or spec.DEFAULT_IDLE_TIMEOUT_S, tuple(notes))
+    idle_timeout_s = given.idle_timeout_s or spec.DEFAULT_IDLE_TIMEOUT_S
+    return Resolved(resolved, checkout, idle_timeout_s, tuple(notes), config.session or project.session)
 
 
 def _checkout(repo: str | None, folder: Path) -> Checkout | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skyrl_magic.core import protocol
+from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     CellError,
     KernelDied,
     NotFound,
-    OptionError,
     RunFailed,
     RunStopped,
     SessionLost,
@@ -23,7 +23,7 @@ from skyrl_magic.core.errors import (
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
-from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.service.checkout import (
     LARGE_BYTES,
     MANY_FILES,
@@ -36,15 +36,18 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, restart_kernel
 from skyrl_magic.service.runs import RunResult, new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest
+from skyrl_magic.service.sessions import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.ui.cell_outputs import CellOutputs
-from skyrl_magic.ui.display import PhaseLine, RunDisplay, in_kernel, note
+from skyrl_magic.ui.display import RunDisplay, in_kernel, note
 from skyrl_magic.ui.front_end import ask, can_ask, write_payload
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, request_for
+from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
+from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.tables import Table, duration_text, size_text
+from skyrl_magic.ui.variables import Variables
 
 #: A session that turns out to have ended is started again once before a cell gives up.
 _START_TRIES = 2
@@ -54,9 +57,9 @@ _SIGNAL_BASE = 128
 
 @dataclass
 class Outcome:
-    """What a cell leaves: captured variables, and the error that it ends with."""
+    """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
 
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
     error: SkyRLMagicError | None = None
 
 
@@ -66,6 +69,7 @@ class Cells:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._outputs = RemoteOutputs()
+        self._running = Running(services.sessions)
         self.notebook = Notebook()
 
     def close(self) -> None:
@@ -80,6 +84,7 @@ class Cells:
         """What ``--dry-run`` prints: the resolved spec and the run; touches nothing but the checkout's folders."""
         request, resolved = self._request(given, config, folder)
         spec = request.spec
+        checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
         rows = [
             ("session", request.name or self._services.sessions.default_name(spec)),
             ("backend", spec.backend),
@@ -89,7 +94,8 @@ class Cells:
             ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
             ("volume", f"{spec.volume} at /root/data"),
             ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
-            ("workdir", given.workdir or (resolved.checkout.workdir if resolved.checkout else "/root/SkyRL")),
+            ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
+            ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
             ("app", spec.app),
             ("secrets", ", ".join(spec.secrets) or "none"),
             ("timeout", f"{spec.timeout_s} s"),
@@ -107,11 +113,14 @@ class Cells:
             note(line)
         return line
 
-    def run(self, given: Given, config: Given, folder: Path, command: str) -> Outcome:
+    def run(
+        self, given: Given, config: Given, folder: Path, command: str, variables: Variables | None = None
+    ) -> Outcome:
         """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
+        variables = variables or Variables()
         request = RunRequest(
             cell=command,
-            env=given.env or (),
+            env=(*(given.env or ()), *variables.env),
             workdir=given.workdir or "",
             out=given.out,
             err=given.err,
@@ -130,6 +139,7 @@ class Cells:
                     try:
                         session, _ = self._session(given, config, folder)
                         sink.session = session
+                        variables.send(session, request.uv)
                         watch = runs.start(session, request, run_id, sink, interrupts)
                         self.notebook.runs[run_id] = session
                         break
@@ -143,17 +153,26 @@ class Cells:
             except BaseException:
                 sink.close(None)
                 raise
-            return _outcome(request, result, sink)
+            outcome = _outcome(request, result, sink)
+            if outcome.error is None and not result.exit_code:
+                with interrupts.raising():
+                    _bring(variables, session, outcome)
+            return outcome
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
-        request, _ = self._request(given, config, folder)
-        session = self._services.sessions.join(request)
-        if session is None:
-            raise NotFound("there is no session to restart the kernel of: a %%skyrl_python cell starts one")
+        session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
         self._outputs.forget_comms(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
+
+    def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:
+        """Set variables in the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
+        variables.send(self._joined(given, config, folder, "push to"), given.uv or "")
+
+    def pull(self, given: Given, config: Given, folder: Path, variables: Variables) -> dict[str, Any]:
+        """Variables of the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
+        return variables.bring(self._joined(given, config, folder, "pull from"))
 
     def ask_kernel(
         self, given: Given, config: Given, folder: Path, question: tuple[str, Mapping[str, Any], float]
@@ -169,71 +188,52 @@ class Cells:
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
         """The owner's running sessions."""
-        request, _ = self._request(Given(), config, folder)
-        current = request.name or self._services.sessions.default_name(request.spec)
-        rows = [
-            (
-                ("* " if info.name == current else "") + info.name,
-                info.backend,
-                info.gpu,
-                info.state,
-                duration_text(info.age_s),
-                duration_text(max(0.0, info.timeout_s - info.age_s)),
-                info.repo or "none",
-            )
-            for info in self._services.sessions.list(request.spec.backend, request.spec.app)
-        ]
-        columns = ("session", "backend", "GPU", "state", "age", "ends in", "checkout")
-        return Table(columns, rows, empty=f"no sessions run on the {request.spec.backend} backend")
+        return self._running.table(self._request(Given(), config, folder)[0])
 
     def stop(self, names: list[str], config: Given, folder: Path) -> None:
         """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
-        flags = [name for name in names if name.startswith("-")]
-        if flags and names != ["--all"]:
-            raise OptionError(f"{flags[0]} is no option here: %skyrl_stop [NAME…|--all]")
-        request, _ = self._request(Given(), config, folder)
-        backend, app = request.spec.backend, request.spec.app
-        sessions = self._services.sessions
-        if names == ["--all"]:
-            names = [info.name for info in sessions.list(backend, app)]
-            if not names:
-                note("no session was running")
-        elif not names:
-            names = [request.name or sessions.default_name(request.spec)]
-        for name in names:
-            sessions.stop(backend, app, name)
-            note(f"session {name} is stopped")
-        self._leave(backend, app, names)
+        stopped = self._running.stop(names, lambda: self._request(Given(), config, folder)[0])
+        self._leave(stopped)
 
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
 
         def find(run_id: str) -> Found:
             request, _ = self._request(Given(), config, folder)
-            return find_run(self._services.sessions, request, run_id)
+            self._running.reach(request.spec.backend)
+            found = find_run(self._services.sessions, request, run_id)
+            session, run = found
+            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._running.place(request):
+                note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
+            return found
 
         show_logs(line, self.notebook, find)
 
-    def _leave(self, backend: str, app: str, names: list[str]) -> None:
+    def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
 
         The next cell should not start the stopped one again while another is billed.
         """
-        current, others = self.notebook.current, self._services.sessions.open_names()
-        if current is None or current.name not in names or not others:
+        current, session = self.notebook.current, self._services.sessions.newest_open()
+        if current is None or self._running.place(current) not in stopped or session is None:
             return
-        session = self._services.sessions.get(backend, app, others[-1])
-        if session is not None:
-            checkout = session.sync.reader.checkout if session.sync is not None else None
-            self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
-            note(f"now in session {session.name}")
+        checkout = session.sync.reader.checkout if session.sync is not None else None
+        self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
+        note(f"now in session {session.name}")
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _joined(self, given: Given, config: Given, folder: Path, why: str) -> Session:
+        request, _ = self._request(given, config, folder)
+        session = self._services.sessions.join(request)
+        if session is None:
+            raise NotFound(f"there is no session to {why}: a %%skyrl_python cell starts one")
+        return session
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         resolved = resolve(given, config, folder, self._services.auto_backend)
         current = self.notebook.current
-        name = given.session or (None if given.has_spec() else config.session)
+        name = given.session or (None if given.has_spec() else resolved.session)
         stays = not given.has_spec() and config == self.notebook.config
         if current is not None and stays and name in (None, current.name):
             return replace(current, idle_timeout_s=given.idle_timeout_s or current.idle_timeout_s), resolved
@@ -252,12 +252,15 @@ class Cells:
         line = ""
         try:
             session, created = sessions.ensure(request, progress)
-            if created:
-                line = _ready_line(session, session.wait_for_ray(progress))
+            status = session.wait_for_ray(progress)
+            if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
+                line = _ready_line(session, status)
         except KeyboardInterrupt:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:
             progress.end(line or None)
+        self._notes_of_backend(session.spec)
+        self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost)
         said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
@@ -274,16 +277,26 @@ class Cells:
             note(f"now in session {session.name}; still running: {', '.join(others)} (%skyrl_stop NAME ends one)")
         return session, line
 
-    def _notes_of_new(self, session: Session, lost: str) -> None:
-        spec = session.spec
-        if lost:
-            note(f"the session of this name before it had ended: {lost}")
+    def _notes_of_backend(self, spec: SessionSpec) -> None:
         if spec.backend == "local" and self.notebook.once("local"):
             no_account = self._services.auto_backend() == "local"
             reason = "no Modal account is set up (`modal setup`)" if no_account else "as asked"
             note(f"local backend, {reason}: the container runs on this machine")
         if spec.backend == "local" and spec.gpu != NO_GPU and self.notebook.once(f"gpu {spec.gpu}"):
             note(f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has")
+
+    def _note_other_checkout(self, session: Session, repo: str) -> None:
+        """Say that the notebook's own checkout is not what its cells run with."""
+        there = session.spec.repo
+        if there != repo:
+            mine = f", and edits in {repo} are not sent there: choose another --session NAME for them" if repo else ""
+            text = f"session {session.name} has {f'the checkout {there}' if there else 'no checkout'}{mine}"
+            if self.notebook.once(text):
+                note(text)
+
+    def _notes_of_new(self, session: Session, lost: str) -> None:
+        if lost:
+            note(f"the session of this name before it had ended: {lost}")
         if session.sync is not None:
             self._note_large(session.sync.reader)
 
@@ -343,29 +356,6 @@ class CellSink:
         self._display.close(final)
 
 
-class CellProgress:
-    """``service.sessions.Progress`` as one line that is updated in place, made when the first phase begins."""
-
-    def __init__(self) -> None:
-        self._line: PhaseLine | None = None
-
-    def begin(self, phase: str) -> None:
-        """A phase begins."""
-        if self._line is None:
-            self._line = PhaseLine()
-        self._line.begin(phase)
-
-    def tick(self) -> None:
-        """Show the time that the phase has taken so far."""
-        if self._line is not None:
-            self._line.tick()
-
-    def end(self, text: str | None) -> None:
-        """The last phase is over: ``text`` and the times of the phases stay."""
-        if self._line is not None:
-            self._line.done(text)
-
-
 def _ready_line(session: Session, status: protocol.Status) -> str:
     ray = ""
     if status.ray == "failed":
@@ -415,6 +405,13 @@ def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
             return Outcome(variables)
     sink.close(None)
     return Outcome(variables, error)
+
+
+def _bring(variables: Variables, session: Session, outcome: Outcome) -> None:
+    try:
+        outcome.variables |= variables.bring(session)
+    except SkyRLMagicError as error:
+        outcome.error = error
 
 
 def _python_error(result: RunResult) -> SkyRLMagicError:

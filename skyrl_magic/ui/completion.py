@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skyrl_magic.core import contract, gpus
-from skyrl_magic.core.options import BACKENDS, HELP, LIVE, OPTIONS, SESSION, Option, split_words
+from skyrl_magic.core.options import BACKENDS, HELP, LIVE, OPTIONS, SESSION, TRAVEL_SCOPES, Option, split_words
 
 _MAGIC = re.compile(r"\s*(?P<escape>%%?)(?P<name>skyrl_\w+)[ \t]+(?P<line>.*)", re.DOTALL)
 
@@ -137,9 +138,16 @@ def _logs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
     return _after_options(LOG_OPTIONS, words[1:] if run_id else words, fragment, names)
 
 
+def _travel(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    options = [o for o in OPTIONS if o.scope in TRAVEL_SCOPES]
+    return _after_options(options, list(itertools.dropwhile(lambda w: not w.startswith("-"), words)), fragment, names)
+
+
 _MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
     "skyrl_modal": _run,
     "skyrl_start": _start,
+    "skyrl_push": _travel,
+    "skyrl_pull": _travel,
     "skyrl_stop": _stop,
     "skyrl_logs": _logs,
 }

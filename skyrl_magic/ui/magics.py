@@ -14,7 +14,7 @@ from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.imports import import_whole
-from skyrl_magic.core.options import HELP, KERNEL, LIVE, SESSION, Given, Line, help_text, parse_line
+from skyrl_magic.core.options import HELP, KERNEL, LIVE, SESSION, TRAVEL_SCOPES, Given, Line, help_text, parse_line
 from skyrl_magic.service.command import check_command
 from skyrl_magic.ui.config import Settings
 
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 _MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
 _RESTART_HELP = "Restart the session's Python kernel: its variables go; the container, its files and Ray stay."
+_PUSH_HELP = "Set variables of this notebook in the session's Python kernel, which is started where there is none."
+_PULL_HELP = (
+    "Set variables of the session's Python kernel in this notebook: all of them, or none where one cannot come."
+)
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
+_SESSIONS_HELP = "A table of your running sessions, of every app; * marks the one that a cell without options goes to."
+_STOP_HELP = (
+    "Stop the current session, those of these names, or with --all every one of yours, of every app: runs end, the\n"
+    "volume is committed, and the container is gone."
+)
+_PICKER_HELP = "Pick a session's resources with widgets: use them as the notebook's defaults, or start it now."
 
 
 @magics_class
@@ -125,7 +135,10 @@ class SkyRLMagic(Settings):
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return
-        outcome = self.cells.run(given, self.given(), _folder(), command)
+        from skyrl_magic.ui.variables import of_cell
+
+        variables = of_cell(given, self._namespace())
+        outcome = self.cells.run(given, self.given(), _folder(), command, variables)
         self._assign(outcome.variables)
         if outcome.error is not None:
             raise outcome.error
@@ -155,16 +168,43 @@ class SkyRLMagic(Settings):
             raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_restart")
         self.cells.restart(parsed.given, self.given(), _folder())
 
+    @no_var_expand
+    @line_magic
+    def skyrl_push(self, line: str) -> None:
+        """Set variables of this notebook in the session's Python kernel: ``%skyrl_push a,b``."""
+        from skyrl_magic.ui.variables import names_and_options, of_push
+
+        names, given = names_and_options("%skyrl_push", line, TRAVEL_SCOPES)
+        if given.help:
+            _say(help_text("%skyrl_push a,b", _PUSH_HELP, scopes=TRAVEL_SCOPES))
+            return
+        self.cells.push(given, self.given(), _folder(), of_push(given, names, self._namespace()))
+
+    @no_var_expand
+    @line_magic
+    def skyrl_pull(self, line: str) -> None:
+        """Set variables of the session's Python kernel in this notebook: ``%skyrl_pull c,d``."""
+        from skyrl_magic.ui.variables import names_and_options, of_pull
+
+        names, given = names_and_options("%skyrl_pull", line, TRAVEL_SCOPES)
+        if given.help:
+            _say(help_text("%skyrl_pull c,d", _PULL_HELP, scopes=TRAVEL_SCOPES))
+            return
+        self._assign(self.cells.pull(given, self.given(), _folder(), of_pull(given, names)))
+
     @line_magic
     def skyrl_sessions(self, line: str) -> Any:
         """A table of your running sessions."""
-        if line.strip():
-            raise OptionError("%skyrl_sessions takes no options")
+        if _no_options("%skyrl_sessions", _SESSIONS_HELP, line):
+            return None
         return self.cells.sessions_table(self.given(), _folder())
 
     @line_magic
     def skyrl_stop(self, line: str) -> None:
-        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all``."""
+        """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
+        if _asks_for_help(line):
+            _say(f"usage: %skyrl_stop [NAME…|--all]\n\n{_STOP_HELP}")
+            return
         self.cells.stop(line.split(), self.given(), _folder())
 
     @no_var_expand
@@ -176,15 +216,32 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_picker(self, line: str) -> None:
         """Pick a session's resources with widgets."""
-        if line.strip():
-            raise OptionError("%skyrl_picker takes no options")
+        if _no_options("%skyrl_picker", _PICKER_HELP, line):
+            return
         from skyrl_magic.ui.picker import show_picker
 
         show_picker(self)
 
-    def _assign(self, variables: dict[str, str]) -> None:
+    def _namespace(self) -> dict[str, Any]:
+        return {} if self.shell is None else self.shell.user_ns
+
+    def _assign(self, variables: dict[str, Any]) -> None:
         if self.shell is not None:
             self.shell.push(variables)
+
+
+def _asks_for_help(line: str) -> bool:
+    return not {"-h", "--help"}.isdisjoint(line.split())
+
+
+def _no_options(magic: str, summary: str, line: str) -> bool:
+    """Whether the help of a magic without options was asked for; it is printed, and any other word refused."""
+    if _asks_for_help(line):
+        _say(f"usage: {magic}\n\n{summary}")
+        return True
+    if line.strip():
+        raise OptionError(f"{magic} takes no options")
+    return False
 
 
 def _say(text: str) -> None:

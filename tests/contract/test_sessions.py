@@ -55,7 +55,7 @@ def test_two_that_start_the_same_session_at_once_get_one_container(
     try:
         assert len({session.sandbox.id for session, _ in answers}) == 1
         assert [created for _, created in answers].count(True) == 1
-        listed = services[0].list(backend.name, request_none.spec.app)
+        listed = services[0].list(backend.name)
         assert [info.name for info in listed].count(request_none.name or "") == 1
     finally:
         for service in services:
@@ -68,7 +68,7 @@ def test_a_name_with_another_spec_is_a_conflict(
     first, second = _service(backend, agent_path), _service(backend, agent_path)
     first.ensure(request_none, Recorder())
     other = replace(request_none, spec=replace(request_none.spec, volume="another"))
-    with pytest.raises(SessionConflict, match="runs with volume skyrl-magic-contract \\(asked: another\\)"):
+    with pytest.raises(SessionConflict, match="runs with --volume skyrl-magic-contract \\(asked: another\\)"):
         second.ensure(other, Recorder())
     joined, created = second.ensure(replace(other, asked=frozenset()), Recorder())
     assert (joined.spec, created) == (request_none.spec, False)
@@ -93,7 +93,7 @@ def test_stop_ends_the_container_and_commits(
         _service(backend, agent_path).stop(backend.name, request_none.spec.app, session.name)
         # The agent reports how the run ended before it leaves, unless the container is gone first.
         error = followed.exception(60)
-        assert isinstance(error, SessionLost) or followed.result().reason == "the session was stopped"
+        assert isinstance(error, SessionLost) or followed.result().reason == "%skyrl_stop ended it"
     assert session.sandbox.poll() is not None
     volume = modal.Volume.from_name(request_none.spec.volume, client=backend.client)
     assert b"".join(volume.read_file(mark)) == f"{mark}\n".encode()
@@ -108,7 +108,7 @@ def test_an_interrupted_start_leaves_no_container(
     service = _service(backend, agent_path)
     progress = Recorder()
     progress.on_phase = lambda phase: os.kill(os.getpid(), signal.SIGINT) if phase == "container" else None
-    with pytest.raises(RunStopped, match="its container is ended"):
+    with pytest.raises(RunStopped, match="its container is being ended"):
         service.ensure(request_none, progress)
     service._pool.shutdown(wait=True)
     assert backend.find(request_none.spec.app, request_none.name or "") is None

@@ -71,7 +71,7 @@ def test_an_empty_cell_is_answered_by_ipython(kernel: Kernel) -> None:
 def test_a_session_that_runs_with_another_spec_is_left_as_it_is(kernel: Kernel) -> None:
     kernel.run("%skyrl_modal --session mine echo x > /tmp/mark")
     answer = one_line(kernel.run("%skyrl_modal --session mine --gpu T4 ls"))
-    assert "session mine runs with gpu none (asked: T4): leave the options out to use it, or choose another" in answer
+    assert "session mine runs with --gpu none (asked: T4): leave the options out to use it, or choose another" in answer
     assert kernel.run("%skyrl_modal --session mine cat /tmp/mark").out == "x\n"
     kernel.run("%skyrl_stop mine")
 

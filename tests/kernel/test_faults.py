@@ -63,7 +63,9 @@ def test_a_killed_supervisor_ends_the_run_and_the_next_cell_goes_on(
     kernel.on_text = ("line 3\n", lambda: kill(loopback_server, "supervise"))
     cell = kernel.run(COUNT)
     assert len(cell.error) == 1
-    says = "ended with its session: the container has ended (exit code 137); the next cell starts a new one"
+    says = (
+        "ended with its session: the container has ended: it was killed (exit code 137); the next cell starts a new one"
+    )
     assert says in cell.error[0]
     assert cell.out.startswith("line 1\nline 2\nline 3\n")
     again = kernel.run("%skyrl_modal cat /root/data/kept")
@@ -111,7 +113,7 @@ def test_a_server_that_hangs_is_seen_and_stop_leaves_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with account_kernel(tmp_path, MODAL_SERVER_URL=url, **TOKEN) as kernel:
-            kernel.on_note = ("connecting", kernel.manager.interrupt_kernel)
+            kernel.on_note = ("waiting for Modal at", kernel.manager.interrupt_kernel)
             cell = kernel.run("%skyrl_modal ls")
             assert len(cell.error) == 1
             assert "RunStopped" in cell.error[0]

@@ -156,25 +156,51 @@ def test_two_sessions_and_the_way_back(kernel: Kernel) -> None:
     assert kernel.run("%skyrl_modal --session second cat /tmp/mark").out == "x\n"
     assert kernel.run("%skyrl_modal --gpu none cat /tmp/mark").status == "error"
     conflict = kernel.run("%skyrl_modal --session second --gpu T4 ls")
-    assert "session second runs with gpu none (asked: T4)" in conflict.error[0]
+    assert "session second runs with --gpu none (asked: T4)" in conflict.error[0]
     kernel.run("%skyrl_stop second")
 
 
-def test_idle_timeout_changes_live_and_ends_the_container(kernel: Kernel) -> None:
-    kernel.run("%skyrl_modal --session brief --idle-timeout 1s true")
+def test_sessions_of_another_app_are_stopped_by_name_and_by_all(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal --session elsewhere --app other true")
+    kernel.run("%skyrl_modal --gpu none true")
+    assert "elsewhere" in kernel.run("%skyrl_sessions").result
+    assert kernel.run("%skyrl_stop elsewhere").notes == ["session elsewhere is stopped"]
+    kernel.run("%skyrl_modal --session elsewhere --app other true")
+    kernel.run("%skyrl_modal --gpu none true")
+    assert "session elsewhere is stopped" in kernel.run("%skyrl_stop --all").notes
+    assert kernel.run("%skyrl_sessions").result == "no sessions run on the local backend"
+
+
+def _wait_for_end_of(kernel: Kernel, name: str) -> None:
     # The session's own end is the event: its name is free again when the table has it no more.
     code = (
         "import time\n"
         "deadline = time.monotonic() + 60\n"
-        "while 'brief' in repr(get_ipython().run_line_magic('skyrl_sessions', '')) and time.monotonic() < deadline:\n"
+        f"while {name!r} in repr(get_ipython().run_line_magic('skyrl_sessions', '')) and time.monotonic() < deadline:\n"
         "    time.sleep(0.2)\n"
     )
     kernel.run(code)
-    assert "brief" not in kernel.run("%skyrl_sessions").result
+    assert name not in kernel.run("%skyrl_sessions").result
+
+
+def test_idle_timeout_changes_live_and_ends_the_container(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal --session brief --idle-timeout 1s true")
+    _wait_for_end_of(kernel, "brief")
     cell = kernel.run("%skyrl_modal --session brief --idle-timeout 600s echo again")
     assert cell.out == "again\n", cell.error
-    assert any("had ended" in note for note in cell.notes)
+    assert any(note.endswith("had ended: nothing ran for 1 s (--idle-timeout)") for note in cell.notes)
     kernel.run("%skyrl_stop brief")
+
+
+def test_a_session_whose_time_is_over_says_so_in_the_run_and_afterwards(kernel: Kernel) -> None:
+    cell = kernel.run("%skyrl_modal --session short --timeout 6s echo begun; sleep 300")
+    assert cell.out == "begun\n"
+    assert cell.error[0].endswith(": its time was over (--timeout 6 s)")
+    _wait_for_end_of(kernel, "short")
+    cell = kernel.run("%skyrl_modal --session short echo again")
+    assert cell.out == "again\n", cell.error
+    assert any(note.endswith("before it had ended: its time was over (--timeout 6 s)") for note in cell.notes)
+    kernel.run("%skyrl_stop short")
 
 
 def test_another_notebook_joins_the_same_session(kernel: Kernel, loopback_server: ServerAddress) -> None:
@@ -184,7 +210,8 @@ def test_another_notebook_joins_the_same_session(kernel: Kernel, loopback_server
         other.run("%load_ext skyrl_magic")
         cell = other.run("%skyrl_modal --gpu none --no-ray cat /tmp/from-the-first")
         assert cell.out == "hello\n"
-        assert not any("container" in note for note in cell.notes)
+        assert len(cell.notes) == 1, "nothing was started"
+        assert cell.notes[0].startswith("local backend, no Modal account is set up")
     finally:
         other.close()
 

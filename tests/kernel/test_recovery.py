@@ -114,5 +114,5 @@ def test_a_name_needs_only_what_is_asked_for(kernel: Kernel) -> None:
     kernel.run("%skyrl_modal --session here --memory 512 true")
     assert kernel.run("%skyrl_modal --session here --memory 512 echo joined").out == "joined\n"
     conflict = kernel.run("%skyrl_modal --session here --cpu 3 true").error[0]
-    assert "runs with cpu - (asked: 3.0)" in conflict
+    assert "runs with --cpu default (asked: 3.0)" in conflict
     assert "memory" not in conflict

@@ -20,6 +20,8 @@ MAGICS = {
     "skyrl_modal",
     "skyrl_python",
     "skyrl_restart",
+    "skyrl_push",
+    "skyrl_pull",
     "skyrl_start",
     "skyrl_sessions",
     "skyrl_stop",
@@ -98,9 +100,9 @@ def test_ipythons_own_commands(shell: InteractiveShell) -> None:
     assert ours(shell) == {}
 
 
-def run(code: str, folder: Path) -> str:
+def run(code: str, folder: Path, **variables: str) -> str:
     """What ``code`` prints in a process of its own."""
-    env = {**os.environ, "IPYTHONDIR": str(folder / "ipython")}
+    env = {**os.environ, "IPYTHONDIR": str(folder / "ipython"), **variables}
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=120).stdout
 
@@ -140,3 +142,20 @@ def test_a_server_that_cannot_start_says_so_in_one_line(tmp_path: Path, monkeypa
     with pytest.raises(BackendUnavailable) as error:
         extension._local_backend()
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_who_waits_for_a_server_that_is_not_there_sees_which_one_and_can_stop(tmp_path: Path) -> None:
+    code = (
+        "from skyrl_magic import extension\n"
+        "class Stopped:\n"
+        "    def begin(self, phase):\n"
+        "        print(phase)\n"
+        "        raise KeyboardInterrupt\n"
+        "try:\n"
+        "    extension.make_services().sessions.reach('modal', Stopped())\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    nowhere = "http://127.0.0.1:9"  # the discard port: nobody listens there
+    said = run(code, tmp_path, MODAL_SERVER_URL=nowhere, MODAL_TOKEN_ID="ak-x", MODAL_TOKEN_SECRET="as-x")  # noqa: S106
+    assert said == f"waiting for Modal at {nowhere}\nstopped\n"

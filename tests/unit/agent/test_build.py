@@ -33,12 +33,13 @@ def test_without_a_place_it_goes_to_the_cache(tmp_path: Path, monkeypatch: pytes
     assert path.read_bytes() == build_agent(tmp_path / "x.pyz").read_bytes()
 
 
-def test_it_holds_the_agent_and_the_protocol_alone(agent: Path) -> None:
+def test_it_holds_the_agent_the_protocol_and_the_codec_alone(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         names = set(archive.namelist())
     assert {"__main__.py", "skyrl_magic/core/protocol.py", "skyrl_magic/agent/supervisor.py"} <= names
-    core = {Path(name).name for name in names if name.startswith("skyrl_magic/core/")}
-    assert core == {"__init__.py", "protocol.py"}
+    core = {name for name in names if name.startswith("skyrl_magic/core/") and "/variables/" not in name}
+    assert core == {"skyrl_magic/core/__init__.py", "skyrl_magic/core/protocol.py"}
+    assert "skyrl_magic/core/variables/bundle.py" in names
     assert "skyrl_magic/agent/build.py" not in names
 
 
@@ -46,7 +47,7 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     # -S leaves site-packages out, -I the current folder and the user's variables.
     lines = ["import sys", f"sys.path.insert(0, {str(agent)!r})"]
     with zipfile.ZipFile(agent) as archive:
-        names = [name for name in archive.namelist() if name.startswith("skyrl_magic/agent/")]
+        names = [name for name in archive.namelist() if name.startswith(("skyrl_magic/agent/", "skyrl_magic/core/v"))]
     # Those run in the Python kernel's interpreter, where Jupyter's packages are.
     jupyter = {f"skyrl_magic/agent/{name}.py" for name in ("jupyter", "kernel_main", "relay")}
     assert jupyter <= set(names)

@@ -127,6 +127,16 @@ def test_a_run_that_waits_can_be_stopped(make_session: MakeSession, tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_run_that_waited_for_ray_finds_its_status(make_session: MakeSession, tmp_path: Path) -> None:
+    logs = tmp_path / "ray" / "session_latest" / "logs"
+    # As Ray does it: the start is over, and the monitor comes up later.
+    script = f"mkdir -p {logs}; (sleep 1; echo Autoscaler status >{logs}/monitor.log) >/dev/null 2>&1 &"
+    env = {**program(tmp_path / "bin", "ray", script), "RAY_TMPDIR": str(tmp_path)}
+    channel = make_session(ray=True, env=env).attach()
+    assert channel.run(f"cat {logs}/monitor.log").exit_code == 0
+    assert channel.text() == b"Autoscaler status\n"
+
+
 def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession, tmp_path: Path) -> None:
     daemon = f"setsid -f bash -c 'echo $$ >{tmp_path}/pid; exec sleep 600' >/dev/null 2>&1"
     session = make_session(ray=True, env=program(tmp_path / "bin", "ray", daemon))
@@ -291,11 +301,22 @@ def test_sigterm_stops_runs_and_tells_their_watchers(make_session: MakeSession, 
     channel.wait_for_output(b"up\n")
     session.process.send_signal(signal.SIGTERM)
     assert channel.ended().exit_code == 9
-    assert channel.ended().reason == "the container is being ended (timeout, preemption or stop)"
+    assert channel.ended().reason == "the backend ended its container (it was preempted, or stopped there)"
     assert channel.text() == b"up\nbye\n"
     assert session.wait() == 0
+    assert f"skyrl_magic: {protocol.SESSION_ENDS}{channel.ended().reason}\n" in session.log.read_text()
     assert (tmp_path / "committed" / "late").exists()
     assert channel.process.wait(60) == 69
+
+
+def test_sigterm_at_the_end_of_its_time_is_the_timeout(make_session: MakeSession) -> None:
+    session = make_session(timeout_s=0.001)
+    channel = session.attach()
+    channel.start("sleep 600")
+    channel.send(protocol.WatchRun("run-1"))
+    session.process.send_signal(signal.SIGTERM)
+    assert channel.ended().reason == "its time was over (--timeout 0.001 s)"
+    assert session.wait() == 0
 
 
 def test_sigterm_kills_what_does_not_go(session: Session, channel: Attached, tmp_path: Path) -> None:
@@ -316,7 +337,7 @@ def test_stop_session_is_answered_first(session: Session, channel: Attached) -> 
     late = channel.ask(protocol.StartRun(0, "run-2", payload=b"true"), protocol.Done, protocol.Failed)
     assert isinstance(late, protocol.Failed)
     assert late.code == "stopping"
-    assert channel.ended().reason == "the session was stopped"
+    assert channel.ended().reason == "%skyrl_stop ended it"
     assert session.wait() == 0
 
 

@@ -56,9 +56,9 @@ def test_without_a_token_there_is_no_client(tmp_path: Path) -> None:
 
 def test_a_client_of_a_server_and_a_refused_token(loopback_server: ServerAddress) -> None:
     client = server_client(loopback_server.url, loopback_server.token_id, loopback_server.token_secret)
-    assert list(ModalBackend("local", client).list("some-app", {})) == []
+    assert list(ModalBackend("local", client).list({"nobody": "has"})) == []
     client.close()
     stranger = server_client(loopback_server.url, loopback_server.token_id, "wrong")
     with pytest.raises(AuthError, match="modal setup"):
-        ModalBackend("local", stranger).list("some-app", {})
+        ModalBackend("local", stranger).list({"nobody": "has"})
     stranger.close()

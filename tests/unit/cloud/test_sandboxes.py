@@ -118,15 +118,31 @@ def test_the_last_output_says_why_it_ended(make: SandboxMaker) -> None:
 def test_found_by_name_and_listed_by_tags(modal_client: modal.Client, make: SandboxMaker) -> None:
     backend = ModalBackend("local", modal_client)
     assert backend.find(make.app_name, "box") is None
-    made = make("sleep", "infinity", name="box", tags={"a": "1", "b": "2"})
+    made = make("sleep", "infinity", name="box", tags={"a": "1", "b": "2", "made by": make.app_name})
     found = backend.find(make.app_name, "box")
     assert found is not None
     assert found.id == made.object_id
-    assert [s.id for s in backend.list(make.app_name, {"a": "1"})] == [made.object_id]
-    assert list(backend.list(make.app_name, {"a": "2"})) == []
+    key = {"made by": make.app_name}
+    assert [s.id for s in backend.list({**key, "a": "1"})] == [made.object_id]
+    assert list(backend.list({**key, "a": "2"})) == []
     found.terminate()
     assert backend.find(make.app_name, "box") is None
-    assert list(backend.list(make.app_name, {})) == []
+    assert list(backend.list(key)) == []
+
+
+def test_the_sandboxes_of_every_app_are_listed_and_no_app_is_made(
+    modal_client: modal.Client, make: SandboxMaker
+) -> None:
+    other = SandboxMaker(modal_client, make.gpu)
+    try:
+        tags = {"made by": make.app_name}
+        ids = {make("sleep", "infinity", tags=tags).object_id, other("sleep", "infinity", tags=tags).object_id}
+        apps = modal.Environment.from_context(client=modal_client).apps
+        before = len(apps.list())
+        assert {sandbox.id for sandbox in ModalBackend("local", modal_client).list(tags)} == ids
+        assert len(apps.list()) == before
+    finally:
+        other.close()
 
 
 # --- uploads ----------------------------------------------------------------------------------------------------------

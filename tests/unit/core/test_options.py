@@ -49,6 +49,10 @@ VALID: dict[str, tuple[str, object]] = {
     "--err": ("errors", "errors"),
     "--no-raise-error": ("", False),
     "--errexit": ("", True),
+    "--input": ("a,b", ("a", "b")),
+    "--output": ("c", ("c",)),
+    "--pickle": ("", True),
+    "--max-bytes": ("1GiB", 2**30),
     "--dry-run": ("", True),
     "--help": ("", True),
 }
@@ -109,6 +113,7 @@ def test_a_missing_value_says_what_it_is(flag: str) -> None:
         ("--gpus L4", "unknown option --gpus; did you mean --gpu?"),
         ("--noray", "unknown option --noray; did you mean --no-ray?"),
         ("--idle_timeout 5", "unknown option --idle_timeout; did you mean --idle-timeout?"),
+        ("--bg x", "unknown option --bg; -h lists the options"),
         ("--zzzzzz", "unknown option --zzzzzz; -h lists the options"),
         ("--timeou 5", "unknown option --timeou; did you mean --timeout?"),
         ("--detach x", "unknown option --detach"),
@@ -248,6 +253,8 @@ everything = st.builds(
     err=st.none() | st.just("y"),
     raise_error=st.none() | st.just(value=False),
     errexit=st.none() | st.just(value=True),
+    input=st.none() | st.just(("a", "b")),
+    max_bytes=st.none() | st.integers(1, 2**40),
     dry_run=st.none() | st.just(value=True),
     help=st.none() | st.just(value=True),
 )
@@ -261,6 +268,15 @@ def test_a_written_line_reads_back(given_: Given) -> None:
 def test_a_written_line_is_as_a_person_writes_it() -> None:
     line = "--gpu A100:2 --secret a --secret b --timeout 90m --no-ray --idle-timeout 90s --env 'A=b c' --errexit"
     assert option_line(parse_line(line).given) == line
+
+
+def test_names_of_variables_have_a_short_flag() -> None:
+    assert said(parse_line("-i a,b -o c ls -i").given) == {"input": ("a", "b"), "output": ("c",)}
+    assert parse_line("--input 'a, b,a'").given.input == ("a", "b")
+    with pytest.raises(OptionError, match=r"^--input a b: 'a b' is not a variable name$"):
+        parse_line("-i 'a b'")
+    with pytest.raises(OptionError, match="is not a variable name"):
+        parse_line("-o a,")
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -34,6 +34,27 @@ def test_memory(text: str, mib: int) -> None:
     assert values.memory_mib("--memory", text) == mib
 
 
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("300000", 300_000), ("256MiB", 2**28), ("1g", 2**30), ("1.5KB", 1536), ("7B", 7), ("1mb", 2**20)],
+)
+def test_size(text: str, size_bytes: int) -> None:
+    assert values.size_bytes("--max-bytes", text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1TiB", "1 MiB", "MiB", "nan", "inf", "9" * 30, "0.5"])
+def test_wrong_size(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^--max-bytes .*give bytes or a size, as in 300000 or 256MiB"):
+        values.size_bytes("--max-bytes", text)
+
+
+def test_variable_names() -> None:
+    assert values.variable_names("-i", "a, _b,a") == ("a", "_b")
+    for text in ("", "a,", "a b", "1x", "class", "a.b", "a;b"):
+        with pytest.raises(OptionError, match="is not a variable name"):
+            values.variable_names("-i", text)
+
+
 @pytest.mark.parametrize("text", ["", "127", "5000000000", "16TiB", "16 GiB", "-1", "GiB", "nan"])
 def test_wrong_memory(text: str) -> None:
     with pytest.raises(OptionError, match="as in 32768 or 32GiB"):

@@ -176,12 +176,8 @@ class ProcessBackend:
         running = (s for s in self.made if (s.request.spec.app, s.request.name) == (app, name) and s.poll() is None)
         return next(running, None)
 
-    def list(self, app: str, tags: Mapping[str, str]) -> Sequence[ProcessSandbox]:
-        return [
-            s
-            for s in self.made
-            if s.request.spec.app == app and s.poll() is None and tags.items() <= s.request.tags.items()
-        ]
+    def list(self, tags: Mapping[str, str]) -> Sequence[ProcessSandbox]:
+        return [s for s in self.made if s.poll() is None and tags.items() <= s.request.tags.items()]
 
     def close(self) -> None:
         for sandbox in self.made:

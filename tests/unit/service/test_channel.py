@@ -323,7 +323,7 @@ def test_a_killed_container_is_told_to_requests_and_watchers(world: World, sessi
     assert isinstance(error, ChannelBroken | SessionLost)
     lost = ended(watch.events, Lost)
     assert isinstance(lost, Lost)
-    assert str(lost.error) == "the container has ended (exit code -9)"
+    assert str(lost.error) == "the container has ended: it was killed (SIGKILL)"
     assert not channel.alive
     with pytest.raises(SessionLost, match="the container has ended"):
         status(channel)

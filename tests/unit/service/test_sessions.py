@@ -79,9 +79,10 @@ def test_another_notebook_joins(world: World, other: SessionService) -> None:
 def test_a_name_with_another_spec_is_a_conflict(world: World, other: SessionService) -> None:
     request = named(world.request(), "mine")
     world.start(request)
-    changed = dataclasses.replace(request, spec=dataclasses.replace(request.spec, volume="v2", cpu=4.0))
+    changed = dataclasses.replace(request, spec=dataclasses.replace(request.spec, volume="v2", cpu=4.0, timeout_s=60))
+    says = r"runs with --cpu default \(asked: 4.0\), --timeout 1h \(asked: 1m\), --volume data \(asked: v2\): "
     for service in (world.service, other):
-        with pytest.raises(SessionConflict, match=r"cpu - \(asked: 4.0\), volume data \(asked: v2\)"):
+        with pytest.raises(SessionConflict, match=says):
             service.ensure(changed, Recorder())
         joined, created = service.ensure(dataclasses.replace(changed, asked=frozenset()), Recorder())
         assert (joined.spec, created) == (request.spec, False)
@@ -95,7 +96,7 @@ def test_another_owners_session_is_left_alone(world: World, other: SessionServic
     ):
         with pytest.raises(SessionConflict, match="taken belongs to somebody@else"):
             action()
-    assert other.list("local", "app") == []
+    assert other.list("local") == []
     assert world.backend.made[0].poll() is None
 
 
@@ -112,7 +113,7 @@ def test_a_name_is_free_when_its_session_has_ended(world: World) -> None:
     watch = first.channel.add_watch(protocol.WatchRun("none"))
     sandbox_of(first).terminate()
     assert isinstance(watch.events.get(timeout=DEADLINE_S), Lost)
-    assert "has ended" in world.service.why_lost(request)
+    assert world.service.why_lost(request) == "it was killed (SIGKILL)"
     second, created = world.service.ensure(request, Recorder())
     assert (created, second.sandbox.id != first.sandbox.id) == (True, True)
     assert world.service.why_lost(request) == ""
@@ -207,7 +208,7 @@ def test_a_container_whose_agent_dies_at_once_is_not_left(world: World) -> None:
         return made(dataclasses.replace(wanted, command=command), on_phase)
 
     world.backend.create = broken  # type: ignore[method-assign,assignment]
-    with pytest.raises(SessionLost, match=r"did not come up .*: no disk"):
+    with pytest.raises(SessionLost, match="did not come up: the container has ended: exit code 1: no disk"):
         world.start(request)
     assert world.backend.made[0].poll() is not None
     assert world.service.open_names() == []
@@ -222,7 +223,7 @@ def test_an_interrupted_start_ends_its_container(world: World) -> None:
             if phase == "container":
                 raise KeyboardInterrupt
 
-    with pytest.raises(RunStopped, match="its container is ended"):
+    with pytest.raises(RunStopped, match="its container is being ended"):
         world.service.ensure(world.request(), Stopped())
     made.set()
     world.service._pool.shutdown(wait=True)
@@ -236,12 +237,12 @@ def test_the_table_has_the_owners_sessions(world: World, other: SessionService) 
     for name in ("one", "two"):
         world.start(named(world.request(), name))
     world.start(named(world.request(app="elsewhere"), "three"))
-    rows = {row.name: row for row in world.service.list("local", "app")}
-    assert sorted(rows) == ["one", "two"]
+    rows = {row.name: row for row in world.service.list("local")}
+    assert {name: row.app for name, row in rows.items()} == {"one": "app", "two": "app", "three": "elsewhere"}
     assert (rows["one"].gpu, rows["one"].timeout_s, rows["one"].repo) == ("none", 3600, "")
     assert rows["one"].state.startswith("idle ")
     assert 0 <= rows["one"].age_s < 600
-    assert all(row.state.startswith("idle ") for row in other.list("local", "app"))
+    assert all(row.state.startswith("idle ") for row in other.list("local"))
     assert other.open_names() == []
 
 
@@ -250,7 +251,7 @@ def test_the_table_counts_runs(world: World) -> None:
     session = world.start()
 
     def look(_: object) -> None:
-        states.append(world.service.list("local", "app")[0].state)
+        states.append(world.service.list("local")[0].state)
         (world.folder / "go").touch()
 
     world.run(session, f"echo x; until [ -e {world.folder}/go ]; do sleep 0.01; done", Recorder(look))
@@ -263,7 +264,7 @@ def test_the_table_says_who_does_not_answer(
     monkeypatch.setattr(sessions, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
     session = world.start()
     sandbox_of(session).process.send_signal(signal.SIGSTOP)
-    assert [row.state for row in other.list("local", "app")] == ["not answering"]
+    assert [row.state for row in other.list("local")] == ["not answering"]
     sandbox_of(session).process.send_signal(signal.SIGCONT)
 
 
@@ -300,7 +301,7 @@ def test_a_session_that_ends_while_it_is_listed_is_left_out(world: World) -> Non
         raise NotFound("no such sandbox")
 
     gone.tags = tags  # type: ignore[method-assign]
-    assert [row.name for row in world.service.list("local", "app")] == ["one"]
+    assert [row.name for row in world.service.list("local")] == ["one"]
 
 
 def test_stop_ends_runs_and_container(world: World) -> None:
@@ -316,6 +317,27 @@ def test_stop_ends_runs_and_container(world: World) -> None:
     assert world.service.get("local", "app", session.name) is None
     with pytest.raises(NotFound, match="there is no session"):
         world.service.stop("local", "app", session.name)
+
+
+def test_a_session_is_located_in_whichever_app_it_is(world: World, other: SessionService) -> None:
+    places = (("app", "here"), ("elsewhere", "here"), ("elsewhere", "there"), ("third", "twice"), ("x", "twice"))
+    for app, name in places:
+        other.ensure(named(world.request(app=app), name), Recorder())
+    assert world.service.locate("local", "app", "here") == ("local", "app", "here")
+    assert world.service.locate("local", "app", "there") == ("local", "elsewhere", "there")
+    with pytest.raises(SessionError, match=r"sessions twice run in several apps, third \(local\), x \(local\)"):
+        world.service.locate("local", "app", "twice")
+    with pytest.raises(NotFound, match="%skyrl_sessions lists them"):
+        world.service.locate("local", "app", "nowhere")
+
+
+def test_the_backends_that_were_used(world: World, agent: Path) -> None:
+    service = SessionService(lambda _: world.backend, lambda: agent)
+    assert service.backends("modal") == ["modal"]
+    service.ensure(world.request(), Recorder())
+    assert service.backends("modal") == ["modal", "local"]
+    assert service.backends("local") == ["local"]
+    service.close()
 
 
 def test_stop_of_a_session_of_another_notebook(world: World, other: SessionService) -> None:

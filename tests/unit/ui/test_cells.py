@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_magic.core.errors import (
+    BackendUnavailable,
     CheckoutError,
     NotFound,
     OptionError,
@@ -20,8 +22,10 @@ from skyrl_magic.core.errors import (
 )
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
+from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cells import Cells, Outcome
 from skyrl_magic.ui.notebook import Services
+from skyrl_magic.ui.progress import CellProgress
 from tests.unit.service.processes import DEADLINE_S, ProcessBackend
 
 DEFAULTS = Given(gpu=NO_GPU, ray=False, repo="none")
@@ -103,7 +107,7 @@ def test_a_session_that_has_ended_is_started_again(
     capsys.readouterr()
     assert book.run("echo back") == Outcome()
     said = capsys.readouterr().out
-    assert "the session of this name before it had ended: the container has ended" in said
+    assert "the session of this name before it had ended: it was killed (SIGKILL)\n" in said
     assert said.endswith("back\n")
     assert len(backend.made) == 2
 
@@ -112,7 +116,7 @@ def test_a_run_that_ends_with_its_session_has_not_failed(book: Book, backend: Pr
     book.run("true")
     error = book.run(f"kill -TERM {backend.made[0].process.pid}; sleep 300", raise_error=False).error
     assert isinstance(error, SessionLost)
-    says = r"run \w+ ended after .*: the container is being ended \(timeout, preemption or stop\)"
+    says = r"run \w+ ended after .*: the backend ended its container \(it was preempted, or stopped there\)"
     assert re.fullmatch(says, str(error))
 
 
@@ -123,8 +127,54 @@ def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: Pro
     backend.before = press
     error = book.run("echo never").error
     assert isinstance(error, RunStopped)
-    assert "was starting; its container is ended" in str(error)
+    assert "was starting; its container is being ended" in str(error)
     assert backend.made == []
+
+
+def test_a_cell_whose_session_another_notebook_starts_meanwhile_says_what_it_got(
+    book: Book, backend: ProcessBackend, services: Services, agent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Services(SessionService(lambda _: backend, lambda: agent), services.runs, services.auto_backend)
+
+    def win(phase: str) -> None:
+        if phase == "container":
+            backend.before = lambda _: None
+            Book(other, book.folder).run("true")
+
+    backend.before = win
+    assert book.run("echo hello") == Outcome()
+    said = capsys.readouterr().out
+    assert len(backend.made) == 1
+    assert said.count(f"session {book.session}: no GPU, volume skyrl-data (image ") == 2
+    other.close()
+
+
+def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ray").write_text(
+        f"#!/bin/bash\nuntil [ -e {tmp_path}/go ] || [ $((i++)) = 3000 ]; do sleep 0.01; done\n"
+    )
+    (tmp_path / "bin" / "ray").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    begin = CellProgress.begin
+    presses = iter([True, False])
+
+    def press(progress: CellProgress, phase: str) -> None:
+        begin(progress, phase)
+        if phase == "Ray":
+            if next(presses):
+                raise KeyboardInterrupt
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(CellProgress, "begin", press)
+    assert isinstance(book.run("true", ray=True).error, RunStopped)
+    capsys.readouterr()
+    assert book.run("echo hello", ray=True) == Outcome()
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"session \S+: no GPU, volume skyrl-data \(Ray [\d.]+ s\)", said[0])
+    assert said[-1] == "hello"
 
 
 # --- which session ----------------------------------------------------------------------------------------------------
@@ -153,6 +203,17 @@ def test_another_spec_is_another_session_and_a_taken_name_a_conflict(book: Book,
     assert [sandbox.request.spec.volume for sandbox in backend.made] == ["skyrl-data", "other"]
 
 
+def test_a_notebook_that_finds_a_running_session_hears_of_the_backend_too(
+    book: Book, services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true")
+    capsys.readouterr()
+    Book(services, book.folder).run("echo hello")
+    assert capsys.readouterr().out == (
+        "local backend, no Modal account is set up (`modal setup`): the container runs on this machine\nhello\n"
+    )
+
+
 def test_a_gpu_that_is_not_there_is_said_once(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         book.run("true", gpu=Gpu("L4", 1))
@@ -179,6 +240,43 @@ def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsy
     assert capsys.readouterr().out == "changed\n"
 
 
+def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
+    book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    for root in (theirs, mine):
+        (root / "skyrl-gym").mkdir(parents=True)
+        (root / "whose").write_text(root.name)
+    book.config = replace(DEFAULTS, repo=None)
+    book.folder = theirs
+    book.run("true", session="c1")
+    assert "are not sent" not in capsys.readouterr().out
+    book.folder = mine
+    says = f"session c1 has the checkout {theirs}, and edits in {mine} are not sent there: choose another"
+    says += " --session NAME for them"
+    book.run("cat whose", session="c1")
+    assert capsys.readouterr().out == f"{says}\ntheirs"
+    book.run("cat whose")
+    assert capsys.readouterr().out == "theirs"
+    book.config = DEFAULTS
+    book.run("true", session="bare")
+    capsys.readouterr()
+    book.config = replace(DEFAULTS, repo=None)
+    book.run("true", session="bare")
+    assert f"session bare has no checkout, and edits in {mine} are not sent there" in capsys.readouterr().out
+
+
+def test_the_project_files_session_is_used_where_nobody_says_another(book: Book, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.skyrl-magic]\nsession = 'ours'\n")
+    book.run("true")
+    assert book.session == "ours"
+    book.config = replace(DEFAULTS, session="mine")
+    book.run("true")
+    assert book.session == "mine"
+    book.run("true", session="said")
+    assert book.session == "said"
+
+
 # --- start, list, stop, dry run ---------------------------------------------------------------------------------------
 
 
@@ -192,8 +290,9 @@ def test_the_table_marks_the_current_session(book: Book) -> None:
     assert repr(book.cells.sessions_table(DEFAULTS, book.folder)) == "no sessions run on the local backend"
     book.run("true", session="one")
     book.run("true", session="two")
-    names = [row[0] for row in book.cells.sessions_table(DEFAULTS, book.folder).rows]
-    assert sorted(names) == ["* two", "one"]
+    table = book.cells.sessions_table(DEFAULTS, book.folder)
+    assert sorted(row[0] for row in table.rows) == ["* two", "one"]
+    assert all(row[table.columns.index("ends in")].endswith(" s if idle") for row in table.rows)
 
 
 def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,8 +307,40 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
     assert said == [f"session {name} is stopped" for name in ("three", "one", "two")] + ["no session was running"]
     with pytest.raises(NotFound):
         book.cells.stop(["one"], DEFAULTS, book.folder)
-    with pytest.raises(OptionError, match="--al is no option"):
+    with pytest.raises(OptionError, match=r"unknown option --al; did you mean --all\?"):
         book.cells.stop(["--al"], DEFAULTS, book.folder)
+    with pytest.raises(OptionError, match="leave the names out"):
+        book.cells.stop(["one", "--all"], DEFAULTS, book.folder)
+
+
+def test_sessions_of_another_app_are_listed_and_stopped(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="first", app="other")
+    book.run("true", session="second", app="third")
+    book.run("true", session="here")
+    table = book.cells.sessions_table(DEFAULTS, book.folder)
+    assert table.columns[:2] == ("session", "app")
+    assert {row[0]: row[1] for row in table.rows} == {"* here": "my_skyrl_app", "first": "other", "second": "third"}
+    book.cells.stop(["first"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, True, True]
+    assert "session first is stopped" in capsys.readouterr().out
+    book.cells.stop(["--all"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, False, False]
+
+
+def test_stop_all_goes_on_after_one_that_refuses(book: Book, backend: ProcessBackend) -> None:
+    for name in ("one", "two"):
+        book.run("true", session=name)
+
+    def refuse() -> None:
+        raise BackendUnavailable("no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.made[0], "terminate", refuse)
+        with pytest.raises(BackendUnavailable, match="no network"):
+            book.cells.stop(["--all"], DEFAULTS, book.folder)
+    assert backend.made[1].poll() is not None
 
 
 def test_after_a_stop_the_next_cell_goes_where_something_runs(
@@ -231,9 +362,17 @@ def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
     )
     rows = dict(line.split(None, 1) for line in said.splitlines())
     assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "3600 s", "hf", "ls")
+    assert (rows["workdir"], rows["env"]) == ("/root/SkyRL", "none")
     assert "note: --timeout 7200 is bounded to 3600 s by your settings" in said
     assert backend.made == []
     assert book.cells.notebook.current is None
+
+
+def test_a_dry_run_shows_the_runs_environment_and_folder(book: Book) -> None:
+    for workdir, shown in (("examples/gsm8k", "/root/SkyRL/examples/gsm8k"), ("/tmp", "/tmp")):  # noqa: S108
+        said = book.cells.describe(Given(env=(("A", "b c"), ("N", "1")), workdir=workdir), DEFAULTS, book.folder, "ls")
+        rows = dict(line.split(None, 1) for line in said.splitlines())
+        assert (rows["env"], rows["workdir"]) == ("A='b c' N=1", shown)
 
 
 def test_closing_leaves_sessions(book: Book, backend: ProcessBackend) -> None:

@@ -17,7 +17,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 from skyrl_magic.core.gpus import MAX_COUNTS
-from skyrl_magic.core.options import HELP, LIVE, OPTIONS, SESSION
+from skyrl_magic.core.options import HELP, LIVE, OPTIONS, SESSION, TRAVEL_SCOPES
 from skyrl_magic.ui.completion import complete
 from skyrl_magic.ui.matcher import register, unregister
 
@@ -78,6 +78,14 @@ def test_a_flag_with_hyphens_is_one_word(shell: InteractiveShell) -> None:
 def test_start_takes_no_options_of_a_run(shell: InteractiveShell) -> None:
     flags = [option.flag for option in OPTIONS if option.scope in (SESSION, LIVE, HELP)]
     assert completed(shell, "%skyrl_start --") == [f"%skyrl_start {flag}" for flag in flags]
+
+
+@pytest.mark.parametrize("names", ["", "a,b ", "a, b "])
+def test_push_and_pull_take_names_and_options(shell: InteractiveShell, names: str) -> None:
+    flags = [option.flag for option in OPTIONS if option.scope in TRAVEL_SCOPES]
+    for magic in ("%skyrl_push", "%skyrl_pull"):
+        assert completed(shell, f"{magic} {names}--") == [f"{magic} {names}{flag}" for flag in flags]
+        assert completed(shell, f"{magic} {names}--session m") == [f"{magic} {names}--session mine"]
 
 
 def test_a_flag_is_offered_once_unless_it_repeats(shell: InteractiveShell) -> None:

@@ -140,6 +140,28 @@ def test_a_restarted_notebook_finds_its_runs(
     assert len(restarted.session_names()) == len(backend.made) == 1
 
 
+def test_a_restarted_notebook_finds_its_last_run_in_whichever_session(
+    cells: Cells, restarted: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells.run(Given(session="other", app="elsewhere"), DEFAULTS, tmp_path, "echo there")
+    cells.start(Given(session="third"), DEFAULTS, tmp_path)
+    capsys.readouterr()
+    show(restarted, "")
+    says = f"this notebook has run nothing yet; run {run_id(cells)} of session other was your last one\n"
+    assert capsys.readouterr().out == f"{says}there\n"
+    assert restarted.session_names() == ["other"]
+
+
+def test_a_run_of_the_same_checkout_comes_before_a_later_one_of_another(
+    cells: Cells, restarted: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clone" / "skyrl-gym").mkdir(parents=True)
+    cells.run(Given(session="other", repo=str(tmp_path / "clone")), DEFAULTS, tmp_path, "echo there")
+    capsys.readouterr()
+    show(restarted, "--tail 1 --stdout")
+    assert capsys.readouterr().out == "out 3\n"
+
+
 def test_a_run_in_another_session_is_found_by_its_id(
     cells: Cells, restarted: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,7 +83,13 @@ def test_a_wrong_line_is_refused_before_anything_is_made(
 
 
 def test_help_is_printed_and_makes_nothing(magics: SkyRLMagic, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, has, lacks in (("skyrl_modal", "--errexit", "%skyrl_start"), ("skyrl_start", "--gpu", "--errexit")):
+    for name, has, lacks in (
+        ("skyrl_modal", "--errexit", "%skyrl_start"),
+        ("skyrl_start", "--gpu", "--errexit"),
+        ("skyrl_sessions", "usage: %skyrl_sessions\n", "--gpu"),
+        ("skyrl_picker", "usage: %skyrl_picker\n", "--gpu"),
+        ("skyrl_stop", "usage: %skyrl_stop [NAME…|--all]\n", "--gpu"),
+    ):
         magic(magics, name, "-h")
         said = capsys.readouterr().out
         assert has in said

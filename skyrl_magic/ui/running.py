@@ -1,0 +1,118 @@
+"""The owner's running sessions in a notebook: ``%skyrl_sessions`` and ``%skyrl_stop``, over every app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from skyrl_magic.core.errors import BackendError, NotFound, OptionError, SkyRLMagicError
+from skyrl_magic.core.options import unknown_flag
+from skyrl_magic.service.session_info import SessionInfo
+from skyrl_magic.service.sessions import Place, SessionRequest, SessionService
+from skyrl_magic.ui.display import note
+from skyrl_magic.ui.progress import CellProgress
+from skyrl_magic.ui.tables import Table, duration_text
+
+ALL = "--all"
+
+
+class Running:
+    """Lists and stops sessions. A request is what a cell without options asks for."""
+
+    def __init__(self, sessions: SessionService) -> None:
+        self._sessions = sessions
+
+    def place(self, request: SessionRequest) -> Place:
+        """Where the session of a request is, or would be."""
+        return request.spec.backend, request.spec.app, request.name or self._sessions.default_name(request.spec)
+
+    def reach(self, backend: str) -> None:
+        """Connect to the backend; who waits for it sees that. Raises BackendError."""
+        progress = CellProgress()
+        try:
+            self._sessions.reach(backend, progress)
+        finally:
+            progress.end(None)
+
+    def table(self, request: SessionRequest) -> Table:
+        """All that run; the app has a column where it is not the current one alone."""
+        here = self.place(request)
+        self.reach(here[0])
+        found = [info for backend in self._sessions.backends(here[0]) for info in self._listed(backend, here)]
+        elsewhere = any(info.app != here[1] for info in found)
+        rows = [
+            (
+                ("* " if info.place == here else "") + info.name,
+                *((info.app,) if elsewhere else ()),
+                info.backend,
+                info.gpu,
+                info.state,
+                duration_text(info.age_s),
+                duration_text(info.ends_in_s) + " if idle" * info.ends_idle,
+                info.repo or "none",
+            )
+            for info in found
+        ]
+        columns = ("session", *(("app",) if elsewhere else ()), "backend", "GPU", "state", "age", "ends in", "checkout")
+        return Table(columns, rows, empty=f"no sessions run on the {here[0]} backend")
+
+    def stop(self, names: Sequence[str], request: Callable[[], SessionRequest]) -> Sequence[Place]:
+        """Stop the sessions of these names, the current one, or with ``--all`` all; where those were.
+
+        Raises:
+            OptionError: a wrong line. NotFound: no session of a name. SkyRLMagicError: one cannot be stopped.
+        """
+        flags = [name for name in names if name.startswith("-")]
+        unknown = [flag for flag in flags if flag != ALL]
+        if unknown:
+            raise unknown_flag(unknown[0], [ALL])
+        if flags and len(names) > 1:
+            raise OptionError(f"{ALL} stops every session: leave the names out")
+        here = self.place(request())
+        if flags:
+            return self._stop_all(here)
+        self.reach(here[0])
+        stopped = []
+        for name in names or (here[2],):
+            stopped.append(self._sessions.locate(here[0], here[1], name) if names else here)
+            self._sessions.stop(*stopped[-1])
+            note(f"session {name} is stopped")
+        return stopped
+
+    def _listed(self, backend: str, here: Place) -> Sequence[SessionInfo]:
+        """A backend's sessions; one that this notebook used before, and that cannot be asked, is told of."""
+        try:
+            return self._sessions.list(backend)
+        except BackendError as error:
+            if backend == here[0]:
+                raise
+            note(f"the {backend} backend cannot be asked: {error}")
+            return ()
+
+    def _stop_all(self, here: Place) -> Sequence[Place]:
+        """Stop whatever runs, in every app of the current backend and of those that this notebook used; where it was.
+
+        Raises:
+            SkyRLMagicError: the first that was refused, after everything else was stopped.
+        """
+        places: list[Place] = []
+        errors: list[SkyRLMagicError] = []
+        for backend in self._sessions.backends(here[0]):
+            try:
+                self.reach(backend)
+                places += self._sessions.running(backend)
+            except SkyRLMagicError as error:
+                errors.append(error)
+        for place in places:
+            try:
+                self._sessions.stop(*place)
+            except NotFound:  # it ended meanwhile
+                continue
+            except SkyRLMagicError as error:
+                errors.append(error)
+            else:
+                note(f"session {place[2]} is stopped")
+        if errors:
+            raise errors[0]
+        if not places:
+            note("no session was running")
+        return places

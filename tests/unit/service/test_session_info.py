@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from skyrl_magic.core import protocol
+from skyrl_magic.service.session_info import SILENT, session_info
+
+
+@pytest.mark.parametrize(
+    ("status", "ends_in_s", "ends_idle", "state"),
+    [
+        (protocol.Status(idle_s=42.0, idle_timeout_s=600.0), 558.0, True, "idle 42 s"),
+        (protocol.Status(idle_s=42.0, idle_timeout_s=9000.0), 3500.0, False, "idle 42 s"),
+        (protocol.Status(active_runs=["a", "b"], idle_timeout_s=600.0), 3500.0, False, "2 runs"),
+        (None, 3500.0, False, SILENT),
+    ],
+)
+def test_what_ends_a_session_first(
+    status: protocol.Status | None,
+    ends_in_s: float,
+    ends_idle: bool,  # noqa: FBT001
+    state: str,
+) -> None:
+    tags = {"session": "one", "app": "a", "timeout_s": "3600", "started_at": f"{time.time() - 100:.0f}"}
+    row = session_info(tags, "local", status)
+    assert row.ends_in_s == pytest.approx(ends_in_s, abs=30)
+    assert (row.ends_idle, row.state, row.place) == (ends_idle, state, ("local", "a", "one"))
