@@ -65,8 +65,9 @@ path:
 checkout: path .venv/installed
 	@$(PY) -m demo.prepare_checkout build/SkyRL
 
-demo: checkout apt-demo ## run the first lesson on this machine; leaves the executed notebook and its HTML in build/
+demo: checkout apt-demo ## run the lessons on this machine; leaves the executed notebooks and their HTML in build/
 	@$(PY) -m demo.run_lesson notebooks/01_first_cell.ipynb
+	@$(PY) -m demo.run_lesson notebooks/02_python_on_the_cluster.ipynb
 
 lab: checkout apt-demo ## JupyterLab with the extension loaded, in the lessons' checkout
 	@$(PY) -m demo.lab $(ARGS)

@@ -66,7 +66,7 @@ def _supervise(config: Config) -> int:
 
     procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
     paths.make_state_dir(config.state)
-    ray = RayStart(config.state / paths.RAY_LOG)
+    ray = RayStart(config.state / paths.RAY_LOG, paths.package_folders(Path(config.checkout_dir)))
     if config.ray:
         ray.start()
     from skyrl_magic.agent.supervisor import Supervisor

@@ -21,14 +21,14 @@ from ipykernel.kernelapp import IPKernelApp
 
 from skyrl_magic.agent import kernel_helper
 from skyrl_magic.agent import paths as paths_of_agent
+from skyrl_magic.agent.kernel_ray import PRINTING_THREADS, RayOutput
 
 #: The name under which user code could, but need not, import :mod:`skyrl_magic.agent.kernel_helper`.
 HELPER_NAME = "_skyrl_kernel"
 _STREAM_NAME = "_skyrl_kernel_stream"
 #: So much text waits for the sender at most, in characters; then ``print`` waits too, and memory stays flat.
 _MAX_WAITING_CHARS = 4_000_000
-#: Threads of Ray that print what its tasks printed: that belongs to the cell that runs, not to the one of ``ray.init``.
-_RAY_THREADS = ("ray_",)
+RAY_OUTPUT = RayOutput()
 
 
 class Stream(OutStream):
@@ -40,12 +40,11 @@ class Stream(OutStream):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._cell: Optional[Dict[str, Any]] = None
         self._cell_buffer = StringIO()
-        self._main = threading.main_thread().ident
         super().__init__(*args, **options)
 
     def write(self, string: str) -> Optional[int]:  # type: ignore[override]
         """As the original does."""
-        parent = self._whose()
+        parent: Dict[str, Any] = self.parent_header
         if parent is not self._cell or not isinstance(string, str) or not self._is_master_process():
             return self._write_anew(string, parent)
         with self._buffer_lock:
@@ -58,13 +57,6 @@ class Stream(OutStream):
         if not self._flush_pending:
             self._schedule_flush()
         return len(string)
-
-    def _whose(self) -> Dict[str, Any]:
-        if threading.get_ident() != self._main and threading.current_thread().name.startswith(_RAY_THREADS):
-            header: Dict[str, Any] = self._parent_header_global
-        else:
-            header = self.parent_header
-        return header
 
     def _write_anew(self, string: str, parent: Dict[str, Any]) -> Optional[int]:
         token = self._parent_header.set(parent)
@@ -93,12 +85,23 @@ class KernelApp(IPKernelApp):
         context.setsockopt(zmq.SNDHWM, 0)
         super().init_iopub(context)
 
+    def init_shell(self) -> None:
+        """With what the cells' Ray workers print."""
+        super().init_shell()
+        events: Any = self.shell.events  # type: ignore[union-attr]
+        events.register("pre_run_cell", RAY_OUTPUT.cell_begins)
+        events.register("post_run_cell", RAY_OUTPUT.cell_ends)
+
 
 def keep_output_with_its_cell() -> None:
     """A thread's output belongs to the cell that started it, also when another one runs by then."""
     start: Callable[[threading.Thread], None] = threading.Thread.start
 
     def start_in_context(self: threading.Thread) -> None:
+        if self.name in PRINTING_THREADS:  # what these print belongs to the newest cell
+            RAY_OUTPUT.attach()
+            start(self)
+            return
         context, run = contextvars.copy_context(), self.run
         self.run = lambda: context.run(run)  # type: ignore[method-assign]
         start(self)
@@ -124,6 +127,8 @@ def run_kernel(connection_file: str, paths: List[str]) -> None:
         del sys.modules[name]
     sys.argv = ["ipykernel_launcher", "-f", connection_file]
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    # Ray leaves out what looks like a line of another worker, and in IPython what it held back is lost at a cell's end.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     options = [
         f"--IPKernelApp.outstream_class={_STREAM_NAME}.Stream",
         "--IPKernelApp.quiet=True",

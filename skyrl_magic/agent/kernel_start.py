@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from skyrl_magic.agent import procs
+from skyrl_magic.agent.paths import package_folders
 from skyrl_magic.core import protocol
 
-#: The checkout's packages, below its root; the root itself has SkyRL's (today's layout).
-_PACKAGE_FOLDERS = ("", "skyrl-gym")
 _RAY_VERSION = "import importlib.metadata as m; print(m.version('ray'))"
 _INSTALL_TIMEOUT_S = 300.0
 
@@ -41,8 +40,7 @@ def interpreter() -> Optional[str]:
 
 def package_paths(checkout: Path, workdir: Path) -> List[str]:
     """Folders from which a cell can import the checkout's packages, the working directory's first."""
-    folders = [workdir, *(checkout / name for name in _PACKAGE_FOLDERS)]
-    return list(dict.fromkeys(str(folder) for folder in folders))
+    return list(dict.fromkeys([str(workdir), *package_folders(checkout)]))
 
 
 def relay_command(python: str, uv: str, arguments: Sequence[str]) -> List[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 SUPERVISOR_SOCKET = "supervisor.sock"
 SESSION_FILE = "session.json"
@@ -19,6 +19,8 @@ CELL_FILE = "cell"
 STATUS_FILE = "status.json"
 NOTIFY_SOCKET = "notify.sock"
 
+#: The checkout's packages, below its root; the root itself has SkyRL's (today's layout).
+_PACKAGE_FOLDERS = ("", "skyrl-gym")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -43,6 +45,11 @@ def run_dir(state_dir: Path, run_id: str) -> Path:
     if not valid_run_id(run_id):
         raise ValueError(f"{run_id!r} cannot be a run's id: letters, digits, '.', '_' and '-', at most 64")
     return state_dir / "runs" / run_id
+
+
+def package_folders(checkout: Path) -> List[str]:
+    """Folders of the checkout's packages, wherever a cell's working directory is."""
+    return [str(checkout / name) for name in _PACKAGE_FOLDERS]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,9 +7,10 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 import time
 from pathlib import Path
-from typing import Optional
+from typing import FrozenSet, List, Optional, Sequence
 
 from skyrl_magic.agent import procs
 
@@ -39,10 +40,12 @@ class RayStart:
 
     Args:
         log: where the start's own output goes.
+        packages: folders from which the cluster's tasks can import, as Python cells can.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, packages: Sequence[str] = ()) -> None:
         self._log = log
+        self._packages = packages
         self._pid = 0
         self._started = 0.0
         self._seconds: Optional[float] = None
@@ -70,7 +73,7 @@ class RayStart:
         self.state = STARTING
         self._pid = os.fork()
         if not self._pid:
-            _child(self._log)
+            _child(self._log, self._packages)
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take the end of process ``pid`` if it is the starter's."""
@@ -84,7 +87,7 @@ class RayStart:
         return True
 
 
-def _child(log: Path) -> None:
+def _child(log: Path, packages: Sequence[str]) -> None:
     """The forked starter: tries, and cleans up what a failed try left."""
     code = 1
     try:
@@ -96,7 +99,7 @@ def _child(log: Path) -> None:
         began = time.time()
         with log.open("ab") as output, _lock():
             for _ in range(_ATTEMPTS):
-                if _attempt(output.fileno()):
+                if _attempt(output.fileno(), packages):
                     code = 0
                     break
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
@@ -106,12 +109,13 @@ def _child(log: Path) -> None:
         os._exit(code)
 
 
-def _attempt(output: int) -> bool:
+def _attempt(output: int, packages: Sequence[str]) -> bool:
     import subprocess  # in the starter alone
 
     # RAY_ADDRESS names the cluster that is to be started; it must not lead the start to look for one.
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOCK_VARIABLE)}
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    env["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH", "")]), *_harmless(packages)])
     try:
         done = subprocess.run(
             _COMMAND,
@@ -147,6 +151,23 @@ def _await_status(began: float) -> None:
                 if _STATUS_LINE in (session / "logs" / "monitor.log").read_bytes():
                     return
             time.sleep(_LOOK_S)
+
+
+def _harmless(packages: Sequence[str]) -> List[str]:
+    """Those folders that hide no module of the standard library: PYTHONPATH comes before it, for Ray itself too."""
+    standard: FrozenSet[str] = getattr(sys, "stdlib_module_names", frozenset())
+    return [path for path in packages if not any(_module(name) in standard for name in _names(path))]
+
+
+def _names(path: str) -> List[str]:
+    try:
+        return os.listdir(path)  # noqa: PTH208  (a list of names is what is wanted)
+    except OSError:
+        return []
+
+
+def _module(name: str) -> str:
+    return name.partition(".")[0] if name.endswith((".py", ".so")) or "." not in name else ""
 
 
 def _lock() -> contextlib.AbstractContextManager[object]:

@@ -22,6 +22,7 @@ from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
+from skyrl_magic.core.ray_noise import RayNoise
 from skyrl_magic.core.streams import Row, Screen, Stamp
 
 #: How long a partial line waits for its rest, in seconds.
@@ -53,12 +54,14 @@ class DisplayPlan:
         run_id: the run, for the line about what was left out.
         prefix: makes its display ids unique.
         kernel: what the cells of this kernel may show together; by default this is the only one.
+        whole: Ray's lines about itself are shown too.
     """
 
-    def __init__(self, run_id: str, prefix: str, kernel: KernelBudget | None = None) -> None:
+    def __init__(self, run_id: str, prefix: str, kernel: KernelBudget | None = None, *, whole: bool = False) -> None:
         self.intake = Intake()
         self._prefix = prefix
         self._budget = DisplayBudget(kernel)
+        self._noise = None if whole else RayNoise()
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
         self._run_id = run_id
@@ -126,6 +129,9 @@ class DisplayPlan:
             if channel.live:
                 self._close(channel, channel.live.rows, now_s)
         self._show_tail(now_s, TAIL_BYTES)
+        rest = self._noise.rest() if self._noise else ""
+        if rest:
+            self._note(rest, now_s)
         return self._queue.send(now_s, self._budget, final=True)
 
     def rest_s(self, now_s: float) -> float | None:
@@ -217,6 +223,9 @@ class DisplayPlan:
 
     def _show_row(self, channel: _Channel, row: Row, now_s: float) -> None:
         finished = row is not channel.screen.current
+        complete = finished and not (row.sent or row.wrapped or row.continued)
+        if self._noise and complete and self._fold(self._noise, row, now_s):
+            return
         if self._tail_live:
             if finished:
                 self._tail.add(row.text() + row.end)
@@ -238,6 +247,24 @@ class DisplayPlan:
         if text:
             self._queue.write(channel.name, text, now_s)
             self._use_head(text.removeprefix(shown_again), now_s)
+
+    def _fold(self, noise: RayNoise, row: Row, now_s: float) -> bool:
+        """Whether the line was Ray's own, and something shorter is shown for it."""
+        line = row.text()
+        folded = noise.fold(line)
+        if folded == line:
+            return False
+        if folded is not None and self._tail_live:
+            self._tail.add(folded + row.end)
+        elif folded is not None:
+            self._note(folded, now_s)
+        return True
+
+    def _note(self, line: str, now_s: float) -> None:
+        """A line of ours: no part of the streams, and so in no colour of theirs."""
+        live = self._new_live("")
+        self._queue.open(live, now_s)
+        self._queue.change(live, line, now_s)
 
     def _use_head(self, text: str, now_s: float) -> None:
         self._head_bytes += len(text.encode())

@@ -70,7 +70,7 @@ class CellOutputs:
             if isinstance(transient, dict) and transient.get("display_id"):
                 content["transient"] = {**transient, "display_id": f"{_ID_PREFIX}{transient['display_id']}"}
         if message.msg_type == "execute_result":
-            content["execution_count"] = self._shell.execution_count
+            content["execution_count"] = self._shell.displayhook.prompt_count
         if message.msg_type in COMM_TYPES:
             content["data"] = self._own_state(content.get("data"))
         return content

@@ -44,10 +44,14 @@ class RunDisplay:
         run_id: the run, for the line that says how to read what was left out.
         clock: monotonic time in seconds.
         publish: shows a message of a Python cell; by default under the cell that runs.
+        whole: Ray's lines about itself are shown too.
     """
 
-    def __init__(self, run_id: str, *, clock: Clock = time.monotonic, publish: Publish | None = None) -> None:
-        self._view = _KernelView(run_id, clock, publish) if in_kernel() else _TerminalView(run_id)
+    def __init__(
+        self, run_id: str, *, clock: Clock = time.monotonic, publish: Publish | None = None, whole: bool = False
+    ) -> None:
+        in_cell = in_kernel()
+        self._view = _KernelView(run_id, clock, publish, whole=whole) if in_cell else _TerminalView(run_id)
         self._told_full_screen = False
 
     def feed(self, event: Output | Gap) -> None:
@@ -138,11 +142,12 @@ def in_kernel() -> bool:
 
 
 class _KernelView:
-    def __init__(self, run_id: str, clock: Clock, publish: Publish | None) -> None:
+    def __init__(self, run_id: str, clock: Clock, publish: Publish | None, *, whole: bool) -> None:
         self._clock = clock
         self._publish = publish or CellOutputs().publish
         # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
-        self._plan = DisplayPlan(run_id, _display_id(), _kernel_budget if clock is time.monotonic else None)
+        kernel = _kernel_budget if clock is time.monotonic else None
+        self._plan = DisplayPlan(run_id, _display_id(), kernel, whole=whole)
         self.intake = self._plan.intake
 
     @property

@@ -87,13 +87,13 @@ def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) 
                 file.write(data)
             note(f"{size_text(len(data))} of run {run.run_id} are in {path}")
         else:
-            display = RunDisplay(run.run_id)
+            display = RunDisplay(run.run_id, whole=True)
             display.feed(protocol.Output(run.run_id, streams[0], 0, len(data), payload=data))
             display.close(None)
     elif "save" in found:
         _save(session, run, streams, _path(found["save"]))
     else:
-        display = RunDisplay(run.run_id)
+        display = RunDisplay(run.run_id, whole=True)
         part = found.get("bytes", (0, -1))
         logs.replay(session, run, streams, protocol.SHOW, lambda event: _feed(display, event, part[0]), part)
         display.close(None)

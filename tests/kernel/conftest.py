@@ -85,7 +85,7 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
-    def run(self, code: str, *, interrupt_at: str = "") -> Cell:
+    def run(self, code: str, *, interrupt_at: str = "", timeout_s: float = CELL_TIMEOUT_S) -> Cell:
         """Execute a cell; interrupt the kernel once, when ``interrupt_at`` has been shown."""
         cell = Cell()
         interrupted = threading.Event()
@@ -109,7 +109,7 @@ class Kernel:
             self.client.input(self.answers.pop(0))
 
         hooks: dict[str, Any] = {"output_hook": hear, "stdin_hook": answer}
-        reply = self.client.execute_interactive(code, timeout=CELL_TIMEOUT_S, store_history=True, **hooks)
+        reply = self.client.execute_interactive(code, timeout=timeout_s, store_history=True, **hooks)
         cell.status = reply["content"]["status"]
         return cell
 

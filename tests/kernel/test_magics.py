@@ -272,3 +272,12 @@ def test_load_ext_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> No
         assert fresh.run(code).out == "['skyrl_magic'] 0\n"
     finally:
         fresh.close()
+
+
+def test_a_python_cells_value_has_the_number_of_the_cell(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_python\n1 + 1")
+    numbers = {
+        m["msg_type"]: m["content"]["execution_count"] for m in cell.messages if "execution_count" in m["content"]
+    }
+    assert set(numbers) == {"execute_input", "execute_result"}
+    assert numbers["execute_input"] == numbers["execute_result"]

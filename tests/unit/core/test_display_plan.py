@@ -538,3 +538,38 @@ def test_memory_stays_flat(block: bytes, frame_bytes: int, frames: int) -> None:
     # What is kept, and a copy of the frame.
     assert peak_bytes < 8_000_000 + frame_bytes
     assert sum(len(without_colors(text)) for _, text in run.shown()) < HEAD_BYTES + TAIL_BYTES + 5_000
+
+
+# --- Ray's lines about itself -----------------------------------------------------------------------------------------
+
+RAY_LINE = "2026-11-25 01:30:29,719\tINFO worker.py:1841 -- Connecting to existing Ray cluster at address: x:6379...\n"
+RAYLET_LINE = "(raylet) [2026-01-25 10:00:01,123 E 17 42] (raylet) node_manager.cc:116: it is {} too late\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_rays_own_lines_are_folded_in_any_chunking(size: int) -> None:
+    run = Run()
+    text = "".join([RAY_LINE, "mine\n", *(RAYLET_LINE.format(n) for n in range(300)), "last"])
+    for at in range(0, len(text), size):
+        run.print(text[at : at + size], STDERR)
+    run.wait(1)
+    shown = "\n".join(text.removesuffix("\n") for _, text in run.end())
+    assert shown.splitlines() == [
+        "Ray: joining the cluster at x:6379",
+        "mine",
+        RAYLET_LINE.format(0).rstrip(),
+        "last",
+        "… 299 more such lines of Ray's own (node_manager.cc) are in the run's log",
+    ]
+
+
+def test_rays_own_lines_are_folded_in_the_tail() -> None:
+    run = Run()
+    run.print("x" * 80 + "\n", STDERR)
+    run.skip(1_000_000, STDERR)
+    for number in range(50):
+        run.print(RAYLET_LINE.format(number), STDERR)
+    run.print("last\n", STDERR)
+    shown = "".join(text for _, text in run.end())
+    assert shown.count("too late") == 1
+    assert shown.rstrip().endswith("… 49 more such lines of Ray's own (node_manager.cc) are in the run's log")
