@@ -19,8 +19,9 @@ from skyrl_magic.agent import journal, paths
 from skyrl_magic.agent.blobs import BlobReader, Blobs
 from skyrl_magic.agent.checkout import Checkout, CheckoutRefusal
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.feed import has_room
 from skyrl_magic.agent.live import LiveWatch
-from skyrl_magic.agent.watch import JournalReader, has_room
+from skyrl_magic.agent.watch import JournalReader
 from skyrl_magic.agent.wire import Channel, connect_unix, dispatch
 from skyrl_magic.core import protocol
 

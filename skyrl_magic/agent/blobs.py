@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, Optional
 
 from skyrl_magic.agent import paths
-from skyrl_magic.agent.watch import Sink, has_room
+from skyrl_magic.agent.feed import Sink, has_room
 from skyrl_magic.core import protocol
 
 

@@ -117,10 +117,12 @@ class Cursor:
     Args:
         folder: the run's folder.
         offsets: where to begin, for each stream that is wanted.
+        ends: where to stop, for a stream that is not wanted to its end.
     """
 
-    def __init__(self, folder: Path, offsets: Dict[str, int]) -> None:
+    def __init__(self, folder: Path, offsets: Dict[str, int], ends: Optional[Dict[str, int]] = None) -> None:
         self._folder = folder
+        self._ends = ends or {}
         self._read_to = dict(offsets)
         self._index: Optional[int] = None
         self._files: Dict[str, int] = {}
@@ -177,6 +179,7 @@ class Cursor:
 
     def _take(self, found: List[Segment], stream: str, end: int) -> None:
         start = self._read_to.get(stream)
+        end = min(end, self._ends.get(stream, end))
         if start is None or end <= start:
             return
         self._read_to[stream] = end

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Optional
 
 from skyrl_magic.agent import paths
-from skyrl_magic.agent.watch import Sink, Watch, has_room
+from skyrl_magic.agent.feed import Sink, has_room
+from skyrl_magic.agent.watch import Watch
 from skyrl_magic.agent.wire import connect_unix
 from skyrl_magic.core import protocol
 

@@ -39,6 +39,8 @@ class ModalSandbox:
         self._sandbox = sandbox
         self._tags = tags
         self._ensure = ensure
+        self._server: object = None
+        """What served the last exec."""
         self._output: str | None = None
 
     @property
@@ -48,7 +50,7 @@ class ModalSandbox:
 
     def exec(self, args: Sequence[str]) -> ByteStream:
         """Start a process in it."""
-        self._ensure()
+        self._server = self._ensure()
         try:
             with mapped("the session's container"):
                 return ModalStream(self._sandbox.exec(*args, text=False))
@@ -56,6 +58,10 @@ class ModalSandbox:
             if isinstance(error, NotFound) or self.poll() is not None:
                 raise SessionLost(f"the container has ended ({self._end()})") from None
             raise
+
+    def revive(self) -> bool:
+        """Whether the server is another one than at the last exec; it is started where it has gone."""
+        return self._ensure() != self._server
 
     def _end(self) -> str:
         code = self.poll()

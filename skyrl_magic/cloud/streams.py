@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 import modal
@@ -22,6 +22,9 @@ from skyrl_magic.core.errors import BackendError, BackendUnavailable, SessionLos
 
 #: modal's client takes no more than 16 MiB at once into its buffer (``modal.io_streams``). In bytes.
 _WRITE_BYTES = 1024 * 1024
+#: How soon a write that hangs sees that the stream was given up, and how long the end of input may take. In seconds.
+_LOOK_S = 0.2
+_LEAVE_S = 1.0
 _CHANNEL = "the channel to the session"
 
 
@@ -69,9 +72,19 @@ class ModalStream:
             raise BackendUnavailable(f"{_CHANNEL} is closed")
         try:
             with mapped(_CHANNEL):
-                _send(self._process, data, eof=False)
+                self._finish(_send(self._process, data, eof=False, _future=True))
         except ValueError as error:  # another thread closed it meanwhile
             raise BackendUnavailable(f"{_CHANNEL} is closed: {error}") from None
+
+    def _finish(self, sending: Future[None]) -> None:
+        """Wait for a write; modal tries one again for long where the server has gone, but not after :meth:`close`."""
+        try:
+            while not wait([sending], _LOOK_S).done:
+                if self._closed.is_set():
+                    raise BackendUnavailable(f"{_CHANNEL} is closed")
+            sending.result()
+        finally:
+            sending.cancel()
 
     def read(self) -> bytes:
         """The next bytes of its stdout; empty at the end."""
@@ -85,6 +98,9 @@ class ModalStream:
         if not self._closed.is_set():
             self._closed.set()
             self._received.put(b"")
+            leaving = _send(self._process, b"", eof=True, _future=True)
             with contextlib.suppress(BackendError, SessionLost, ValueError), mapped(_CHANNEL):
-                _send(self._process, b"", eof=True)
+                if wait([leaving], _LEAVE_S).done:
+                    leaving.result()
+            leaving.cancel()
             self._receiving.cancel()

@@ -28,14 +28,61 @@ RICH_MESSAGES_PER_S = 20.0
 RICH_BURST_MESSAGES = 50
 RICH_BYTES_PER_S = 300_000.0
 RICH_BURST_BYTES = 2_000_000
+#: What all cells of a kernel may send together, text, displays and all: in any 3 s at most 1.2 + 3 * 0.5 = 2.7 MB of
+#: the server's 3 MB, and 2500 of its 3000 messages, so that a loop of floods in one cell keeps within it too. One cell
+#: that shows all it may (0.6 MB and a tail) never waits for it.
+KERNEL_BYTES_PER_S = 500_000.0
+KERNEL_BURST_BYTES = 1_200_000
+KERNEL_MESSAGES_PER_S = 500.0
+KERNEL_BURST_MESSAGES = 1000
+#: Who had to wait for it goes on when so many bytes may be sent.
+_KERNEL_PORTION_BYTES = 50_000
 #: At the end of a run everything that waits is shown, in at most about this many messages.
 FINAL_MESSAGES = 50
 
 
-class RichBudget:
-    """Two token buckets for messages that are no text."""
+class KernelBudget:
+    """Two token buckets for all that a kernel's cells send, as on the wire: the guard of the server's limits."""
 
     def __init__(self) -> None:
+        self._messages = float(KERNEL_BURST_MESSAGES)
+        self._bytes = float(KERNEL_BURST_BYTES)
+        self._filled_s = -math.inf
+
+    def size_bytes(self, now_s: float) -> float:
+        """How many bytes may be sent now; none where no message may be sent."""
+        self._fill(now_s)
+        return self._bytes if self._messages >= 1 - 1e-6 else 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until more may be sent."""
+        self._fill(now_s)
+        lacking_bytes = min(_KERNEL_PORTION_BYTES, KERNEL_BURST_BYTES) - self._bytes
+        return max(0.0, (1 - self._messages) / KERNEL_MESSAGES_PER_S, lacking_bytes / KERNEL_BYTES_PER_S)
+
+    def spend(self, now_s: float, messages: int, size_bytes: int) -> None:
+        """Note that messages were sent."""
+        self._fill(now_s)
+        self._messages -= messages
+        self._bytes -= size_bytes
+
+    def _fill(self, now_s: float) -> None:
+        passed_s = max(0.0, now_s - self._filled_s)
+        self._filled_s = max(now_s, self._filled_s)
+        if passed_s < math.inf:
+            self._messages = min(float(KERNEL_BURST_MESSAGES), self._messages + passed_s * KERNEL_MESSAGES_PER_S)
+            self._bytes = min(float(KERNEL_BURST_BYTES), self._bytes + passed_s * KERNEL_BYTES_PER_S)
+
+
+class RichBudget:
+    """Two token buckets for messages that are no text, beside those of all cells.
+
+    Args:
+        kernel: what all cells may send.
+    """
+
+    def __init__(self, kernel: KernelBudget) -> None:
+        self._kernel = kernel
         self._messages = float(RICH_BURST_MESSAGES)
         self._bytes = float(RICH_BURST_BYTES)
         self._filled_s = -math.inf
@@ -43,7 +90,8 @@ class RichBudget:
     def wait_s(self, now_s: float) -> float:
         """Seconds until the next message may be sent; it may be larger than the bytes that are left."""
         self._fill(now_s)
-        return max(0.0, (1.0 - 1e-6 - self._messages) / RICH_MESSAGES_PER_S, -self._bytes / RICH_BYTES_PER_S)
+        own_s = max(0.0, (1.0 - 1e-6 - self._messages) / RICH_MESSAGES_PER_S, -self._bytes / RICH_BYTES_PER_S)
+        return own_s if self._kernel.size_bytes(now_s) > 0 else max(own_s, self._kernel.wait_s(now_s))
 
     def spend(self, size_bytes: int) -> None:
         """Note that a message was sent."""
@@ -59,10 +107,15 @@ class RichBudget:
 
 
 class DisplayBudget:
-    """Two token buckets, for messages and for bytes, and the time between two writes."""
+    """Two token buckets of one cell, for messages and for bytes, and the time between two writes.
 
-    def __init__(self) -> None:
-        self.rich = RichBudget()
+    Args:
+        kernel: what all cells may send; by default there is no other one.
+    """
+
+    def __init__(self, kernel: KernelBudget | None = None) -> None:
+        self.kernel = kernel or KernelBudget()
+        self.rich = RichBudget(self.kernel)
         self._messages = float(BURST_MESSAGES)
         self._bytes = float(BURST_BYTES)
         self._filled_s = -math.inf
@@ -92,7 +145,7 @@ class DisplayBudget:
         wait_s = max(
             (1.0 - 1e-6 - self._messages) / MESSAGES_PER_S,
             (BYTES_PER_S * INTERVAL_S / 2 - self._bytes) / BYTES_PER_S,
-            0.0,
+            0.0 if self.kernel.size_bytes(now_s) > 0 else self.kernel.wait_s(now_s),
         )
         return max(self._written_s + INTERVAL_S, now_s + wait_s if wait_s else -math.inf)
 

@@ -12,8 +12,6 @@ class Intake:
 
     def __init__(self) -> None:
         self._offsets = dict.fromkeys(JOURNAL_STREAMS, 0)
-        self.shown_bytes = 0
-        """Raw bytes of output that came, gaps apart: what of the head's budget is used up."""
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -23,7 +21,8 @@ class Intake:
     def take(self, event: Output | Gap) -> tuple[int, bytes]:
         """How many bytes are missing before the frame's new bytes, and those bytes.
 
-        Bytes that came before are skipped; bytes that never came count as missing, as those of a gap do.
+        Bytes that came before are skipped; bytes that never came count as missing, as those of a gap do, but for one
+        of redrawn text: nobody misses that.
 
         Raises:
             ProtocolError: the payload is damaged, or the stream is unknown.
@@ -33,13 +32,13 @@ class Intake:
             raise ProtocolError(f"a frame of stream {event.stream!r} has no place in a cell")
         if isinstance(event, Gap):
             self._offsets[event.stream] = max(reached, event.end)
-            return max(0, event.end - reached), b""
+            missed_to = event.start if event.redrawn else event.end
+            return max(0, missed_to - reached), b""
         end = event.offset + event.raw_bytes
         if end <= reached:
             return 0, b""
         data = _payload(event)[max(0, reached - event.offset) :]
         self._offsets[event.stream] = end
-        self.shown_bytes += len(data)
         return max(0, event.offset - reached), data
 
 

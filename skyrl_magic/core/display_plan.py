@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget
+from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget, KernelBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
@@ -51,15 +51,16 @@ class DisplayPlan:
     """The messages for one cell; times are a monotonic clock's, in seconds.
 
     Args:
-        run_id: the run.
-        prefix: makes the display ids unique.
+        run_id: the run, for the line about what was left out.
+        prefix: makes its display ids unique.
+        kernel: what the cells of this kernel may show together; by default this is the only one.
         whole: Ray's lines about itself are shown too.
     """
 
-    def __init__(self, run_id: str, prefix: str, *, whole: bool = False) -> None:
+    def __init__(self, run_id: str, prefix: str, kernel: KernelBudget | None = None, *, whole: bool = False) -> None:
         self.intake = Intake()
         self._prefix = prefix
-        self._budget = DisplayBudget()
+        self._budget = DisplayBudget(kernel)
         self._noise = None if whole else RayNoise()
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
@@ -119,7 +120,7 @@ class DisplayPlan:
         return self._queue.send(now_s, self._budget)
 
     def finish(self, now_s: float) -> list[Action]:
-        """The last messages: the run is over, or is watched no more."""
+        """The last messages: the run is over, or is watched no more. Where :meth:`rest_s` says so, ask again."""
         for channel in self._channels.values():
             channel.screen.feed(b"", self._stamp(now_s), final=True)
             channel.screen.row_index = len(channel.screen.rows) - 1
@@ -132,6 +133,13 @@ class DisplayPlan:
         if rest:
             self._note(rest, now_s)
         return self._queue.send(now_s, self._budget, final=True)
+
+    def rest_s(self, now_s: float) -> float | None:
+        """After :meth:`finish`: when to call it again, in seconds from now; None where everything was sent.
+
+        What one cell shows is sent at once; what is shown after other cells' floods keeps to what the server takes.
+        """
+        return self._budget.kernel.wait_s(now_s) if self._queue.waiting else None
 
     def _forget_shown(self, now_s: float) -> None:
         """The front end clears the cell: nothing that was shown can be changed any more."""
@@ -223,7 +231,8 @@ class DisplayPlan:
                 self._tail.add(row.text() + row.end)
             return
         text = row.text(row.sent)
-        chars = row.sent_chars + len(text)
+        before, chars = row.sent_chars, row.sent_chars + len(text)
+        shown_again = ""
         if row.padded and row.unsent_since:
             row.stale = True
         if row.stale:
@@ -232,11 +241,12 @@ class DisplayPlan:
             chars = len(text)
             if self._queue.last == channel.name:
                 text = ("\n" if row.continued else "\r") + text
+                shown_again = text[: before + 1]  # it takes the place of what was shown of the line
         row.mark_sent(chars)
         text += row.end if finished else ""
         if text:
             self._queue.write(channel.name, text, now_s)
-            self._use_head(text, now_s)
+            self._use_head(text.removeprefix(shown_again), now_s)
 
     def _fold(self, noise: RayNoise, row: Row, now_s: float) -> bool:
         """Whether the line was Ray's own, and something shorter is shown for it."""

@@ -7,12 +7,14 @@ import math
 from collections import deque
 from typing import TypeAlias
 
-from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget, RichBudget
+from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget
 from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
-from skyrl_magic.core.protocol import KernelMessage
+from skyrl_magic.core.protocol import STDERR, KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
 _MESSAGE_BYTES = 200_000
+#: What a message takes beside its text, about.
+_HEADER_BYTES = 500
 #: So many displays of a Python cell wait to be shown at most; a flood of them keeps the newest.
 MAX_WAITING_DISPLAYS = 200
 
@@ -207,22 +209,24 @@ class DisplayQueue:
             self.last = newest.stream if isinstance(newest, _Text) else None if isinstance(newest, _Message) else newest
 
     def send(self, now_s: float, budget: DisplayBudget, *, final: bool = False) -> list[Action]:
-        """The messages that may be sent now, spent from ``budget``; with ``final``, all."""
+        """The messages that may be sent now, spent from ``budget``; with ``final``, all that the kernel may send."""
         allowed = FINAL_MESSAGES if final else budget.messages(now_s)
         waiting = sum(not isinstance(item, _Message) for item in self._items)
         if waiting + len(self._changed) > allowed:
             self._coarsen()
-        room_bytes: float = math.inf if final else budget.size_bytes(now_s)
+        room_bytes = budget.kernel.size_bytes(now_s)
+        if not final:
+            room_bytes = min(room_bytes, budget.size_bytes(now_s))
         actions: list[Action] = []
         turns: list[Live | None] = sorted([*self._changed, None], key=self._age) if self._items else [*self._changed]
         for live in turns:
             share = math.inf if final else allowed - len(actions)
             if live is None:
-                rich = None if final else budget.rich
-                actions += self._send_items(share, room_bytes - _size_bytes(actions), now_s, rich)
+                actions += self._send_items(share, room_bytes - _size_bytes(actions), now_s, budget, final=final)
             elif share > 0:
                 self._changed.remove(live)
                 actions.append(UpdateText(live.display_id, live.text, live.stream))
+                budget.kernel.spend(now_s, 1, _wire_bytes(actions[-1]))
         if actions:
             texts = sum(not isinstance(action, ShowMessage) for action in actions)
             budget.spend(now_s, texts, _size_bytes(actions))
@@ -236,15 +240,17 @@ class DisplayQueue:
             self._since_s = now_s
         self._items.append(item)
 
-    def _send_items(self, share: float, room_bytes: float, now_s: float, rich: RichBudget | None) -> list[Action]:
+    def _send_items(
+        self, share: float, room_bytes: float, now_s: float, budget: DisplayBudget, *, final: bool
+    ) -> list[Action]:
         actions: list[Action] = []
-        while self._items:
+        while self._items and budget.kernel.size_bytes(now_s) > 0:
             item = self._items[0]
             if isinstance(item, _Message):
-                if rich is not None and item.message is not None and rich.wait_s(now_s) > 0:
+                if not final and item.message is not None and budget.rich.wait_s(now_s) > 0:
                     break
                 self._items.popleft()
-                actions += self._send_message(item, rich)
+                actions += self._send_message(item, now_s, budget, final=final)
                 continue
             if share <= 0 or room_bytes <= 0:
                 break
@@ -255,6 +261,7 @@ class DisplayQueue:
             else:
                 actions.append(StreamText(item.stream, _take_text(item.parts, min(room_bytes, _MESSAGE_BYTES))))
             room_bytes -= _size_bytes(actions[-1:])
+            budget.kernel.spend(now_s, 1, _wire_bytes(actions[-1]))
             self._sent_last = item if isinstance(item, Live) else item.stream
             if isinstance(item, Live) or not item.parts:
                 self._items.popleft()
@@ -263,12 +270,13 @@ class DisplayQueue:
         self._since_s = now_s  # what is left waits its turn again
         return actions
 
-    def _send_message(self, item: _Message, rich: RichBudget | None) -> list[Action]:
+    def _send_message(self, item: _Message, now_s: float, budget: DisplayBudget, *, final: bool) -> list[Action]:
         message, item.message = item.message, None
         if message is None:
             return []
-        if rich is not None:
-            rich.spend(_message_bytes(message))
+        budget.kernel.spend(now_s, 1, _message_bytes(message))
+        if not final:
+            budget.rich.spend(_message_bytes(message))
         while self._displays and self._displays[0].message is None:
             self._displays.popleft()
         self._sent_last = None
@@ -295,6 +303,14 @@ def _message_bytes(message: KernelMessage) -> int:
     data = message.content.get("data")
     texts = data.values() if isinstance(data, dict) else ()
     return len(message.payload) + sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _wire_bytes(action: Action) -> int:
+    """About what text takes on the wire: as JSON, with a header; a display of stderr has it twice."""
+    text = action.text
+    size_bytes = len(text.encode()) + sum(map(text.count, '\n\r\t"\\')) + 5 * text.count("\x1b")
+    twice = not isinstance(action, StreamText | ShowMessage) and action.stream == STDERR
+    return _HEADER_BYTES + size_bytes * (1 + twice)
 
 
 def _take_text(parts: deque[str], limit_bytes: float) -> str:

@@ -62,6 +62,10 @@ class Sandbox(Protocol):
         """Start a process in the container. Raises SessionLost when the container has ended."""
         ...
 
+    def revive(self) -> bool:
+        """Whether the server that execs go over has gone since the last one, and is back. Raises BackendError."""
+        ...
+
     def poll(self) -> int | None:
         """The exit code of the container, or None while it runs."""
         ...

@@ -131,8 +131,8 @@ class WatchRun(Message):
     """Send this run's output from the given offsets on, as :class:`Output`, :class:`Gap` and :class:`RunEnded`.
 
     ``stdout``, ``stderr`` and ``outputs`` are each one of ``show``, ``all``, ``none``. A second watch of the same run
-    replaces the first. ``shown_bytes`` is what the client has shown of its head budget already, so that a re-opened
-    channel goes on with the same budget.
+    replaces the first. ``shown_bytes`` is what the last :class:`Output` said, so that a re-opened channel goes on with
+    the same budget. ``stdout_end`` and ``stderr_end`` are where to stop (-1: where the run does).
     """
 
     run_id: str = ""
@@ -143,6 +143,8 @@ class WatchRun(Message):
     shown_bytes: int = 0
     outputs: str = NONE
     outputs_offset: int = 0
+    stdout_end: int = -1
+    stderr_end: int = -1
 
 
 @_kind(5)
@@ -388,6 +390,8 @@ class Output(Message):
     compressed: bool = False
     """The payload is zlib-compressed."""
     payload: bytes = b""
+    shown_bytes: int = 0
+    """What of the head's budget is used up by now, in bytes, in a watch of :data:`SHOW`."""
 
 
 @_kind(71)
@@ -399,6 +403,8 @@ class Gap(Message):
     stream: str = STDOUT
     start: int = 0
     end: int = 0
+    redrawn: bool = False
+    """A terminal shows the same without them: what they wrote was written over since."""
 
 
 @_kind(72)

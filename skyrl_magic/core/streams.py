@@ -155,10 +155,17 @@ class Screen:
                 self._control(kind, value)
 
     def break_off(self, stamp: Stamp) -> None:
-        """The next bytes do not follow the last ones: they begin a new row, without colours."""
+        """The next bytes do not follow the last ones: they begin a new row, without colours.
+
+        What was being redrawn is forgotten: a state that is not its last one must not stay.
+        """
         self._stamp = stamp
         self._tokens.reset()
         self._pen = Pen()
+        if self.moving:
+            for row in self.rows[self.row_index :]:
+                row.erase(0, row.width, stamp)
+            del self.rows[self.row_index + 1 :]
         self._begin_frame()
 
     def take(self, count: int) -> list[Row]:

@@ -11,7 +11,6 @@ import itertools
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,7 +19,8 @@ from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, Ses
 from skyrl_magic.core.outputs import checked as checked_message
 from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
-from skyrl_magic.service.watch import Lost, Watch, payload_bytes
+from skyrl_magic.service.health import Health
+from skyrl_magic.service.watch import Lost, Trouble, Watch, payload_bytes
 
 #: How often an action is begun before a connection that breaks each time is given up.
 TRIES = 3
@@ -39,6 +39,7 @@ class Channel:
         on_status: hears each status that the session pushes (Ray's start), and where it stands after a reconnection.
         timing: how patient it is.
         on_kernel_message: hears what the Python kernel sends outside of a run that is followed; in the reader's thread.
+        revive: starts the server again where it is ours and has gone; whether it had. Raises BackendError.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Channel:
         on_status: Callable[[protocol.Status], None] = lambda _: None,
         timing: Timing | None = None,
         on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None,
+        revive: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.revive = revive
         self._connect = connect
         self._on_kernel_message = on_kernel_message
         self._on_status = on_status
@@ -62,7 +65,7 @@ class Channel:
         self._closed = threading.Event()
         self._connected = threading.Event()
         self._tries = 0  # to open it again, since the agent last answered
-        self._pong_at = time.monotonic()
+        self._health = Health(self, self._timing)
         self.welcome = protocol.Welcome()
         self.lost: SessionLost | None = None
 
@@ -81,7 +84,7 @@ class Channel:
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._ping_forever, name="skyrl-ping", daemon=True).start()
+        self._health.start()
         return welcome
 
     def _greeting(self) -> protocol.Welcome:
@@ -97,6 +100,7 @@ class Channel:
     def close(self) -> None:
         """Leave; runs go on."""
         self._closed.set()
+        self._health.leave()
         connection = self._connection
         if connection is not None:
             connection.close()
@@ -192,6 +196,31 @@ class Channel:
         with contextlib.suppress(SessionError):
             self._write(protocol.UnwatchRun(run_id))
 
+    # --- for its health ---------------------------------------------------------------------------------------------
+
+    @property
+    def awaited(self) -> bool:
+        """A run is followed."""
+        return bool(self._watches)
+
+    def ping(self, number: int) -> None:
+        """Send a ping, unless another writer does not come to an end."""
+        with contextlib.suppress(SessionError):
+            self._write(protocol.Ping(number), patience_s=self._timing.ping_interval_s)
+
+    def drop(self) -> None:
+        """Give the connection up: the reader sees its end and opens another one."""
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+
+    def tell(self, *, broken: bool) -> None:
+        """Tell who follows a run that the connection is in trouble, or carries again."""
+        with self._state:
+            watches = list(self._watches.values())
+        for watch in watches:
+            watch.events.put(Trouble(broken))
+
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _receive(self, make: Callable[[int], protocol.Message], sink: Callable[[bytes], object]) -> None:
@@ -241,6 +270,7 @@ class Channel:
             reason = self._read_stream()
             if not self._closed.is_set():
                 self._connected.clear()
+                self._health.broke()
                 self._fail_requests(ChannelBroken(f"the connection to the session broke: {reason}"))
                 error = self._reopen(reason)
                 if error is not None:
@@ -280,7 +310,6 @@ class Channel:
                 connection = Connection(self._connect())
                 with self._state:
                     self._connection = connection
-                    self._pong_at = time.monotonic()
                     watches = [w for w in self._watches.values() if not w.ended]
                 # The status again: Ray may have come up while nobody listened.
                 hello, status = protocol.Hello(client_id=self._client_id), protocol.GetStatus()
@@ -301,7 +330,7 @@ class Channel:
         number = getattr(message, "request", 0)
         run_id = getattr(message, "run_id", "")
         if isinstance(message, protocol.Pong):
-            self._pong_at = time.monotonic()
+            self._health.answered()
         elif isinstance(message, protocol.Welcome):
             self._greeted(message)
         elif isinstance(message, protocol.KernelMessage):
@@ -330,6 +359,7 @@ class Channel:
             return
         self.welcome = welcome
         self._tries = 0
+        self._health.answered()
         self._connected.set()
         self._welcomed.put(welcome)
 
@@ -343,6 +373,7 @@ class Channel:
         with self._state:
             self.lost = error
             self._connected.set()
+        self._health.leave()
         self._fail_requests(error)
         self._welcomed.put(error)
         self._end_watches(error)
@@ -357,16 +388,3 @@ class Channel:
             watches = list(self._watches.values())
         for watch in watches:
             watch.events.put(Lost(error))
-
-    def _ping_forever(self) -> None:
-        interval_s = self._timing.ping_interval_s
-        for number in itertools.count(1):
-            if self._closed.wait(interval_s) or self.lost is not None:
-                return
-            connection = self._connection
-            if time.monotonic() - self._pong_at > self._timing.pong_timeout_s and connection is not None:
-                self._pong_at = time.monotonic()
-                connection.close()  # the reader sees the end and opens another one
-                continue
-            with contextlib.suppress(SessionError):  # a writer that is stuck must not keep this from seeing it
-                self._write(protocol.Ping(number), patience_s=interval_s)

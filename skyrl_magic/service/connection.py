@@ -11,6 +11,8 @@ from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
 from skyrl_magic.core.ports import ByteStream
 
 M = TypeVar("M", bound=protocol.Message)
+#: How soon a writer that waits for its turn sees that the connection was given up, in seconds.
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,14 @@ class Timing:
     """How patient a channel is. All in seconds."""
 
     ping_interval_s: float = 5.0
+    awaited_ping_interval_s: float = 1.0
+    """The same while a run is followed."""
+    revive_after_s: float = 0.5
+    """Without an answer for so long the server is looked after, where it is ours."""
+    trouble_s: float = 2.0
+    """Without an answer for so long the user hears of it."""
     pong_timeout_s: float = 16.0
-    """Without an answer for so long the connection counts as broken (three pings)."""
+    """Without an answer for so long the connection counts as broken."""
     attach_timeout_s: float = 60.0
     """How long the first greeting may take."""
     reconnect_timeout_s: float = 60.0
@@ -46,8 +54,13 @@ class Connection:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._writing = threading.Lock()
+        self._closed = threading.Event()
         self.read = stream.read
-        self.close = stream.close
+
+    def close(self) -> None:
+        """Give the stream up; who waits for a turn hears of it."""
+        self._closed.set()
+        self._stream.close()
 
     def write(self, *messages: protocol.Message, patience_s: float = -1) -> None:
         """Send frames; after ``patience_s`` behind another writer (-1: however long it takes) they are left out.
@@ -56,7 +69,7 @@ class Connection:
             ChannelBroken: the stream broke; it is closed.
         """
         data = b"".join(protocol.encode(message) for message in messages)
-        if not self._writing.acquire(timeout=patience_s):
+        if not self._turn(patience_s):
             return
         try:
             self._stream.write(data)
@@ -68,6 +81,15 @@ class Connection:
             raise
         finally:
             self._writing.release()
+
+    def _turn(self, patience_s: float) -> bool:
+        """Wait for this writer's turn; False when its patience is over."""
+        if patience_s >= 0:
+            return self._writing.acquire(timeout=patience_s)
+        while not self._writing.acquire(timeout=_LOOK_S):
+            if self._closed.is_set():
+                raise ChannelBroken("the connection to the session broke")
+        return True
 
 
 def checked(answer: protocol.Message | Exception, reply: type[M]) -> M:

@@ -43,12 +43,13 @@ def all_runs(session: Session) -> list[protocol.RunSummary]:
         raise SessionError(f"the session's list of runs cannot be read: {error}") from None
 
 
-def replay(
+def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)
     session: Session,
     run: protocol.RunSummary,
     streams: Collection[str],
     policy: str,
     sink: Callable[[protocol.Message], object],
+    part: tuple[int, int] = (0, -1),
 ) -> None:
     """Hand what ``run`` has written so far to ``sink``, in the order of its writing, as Output and Gap frames.
 
@@ -58,17 +59,18 @@ def replay(
         streams: which of ``stdout``, ``stderr`` and ``outputs``.
         sink: takes the frames.
         policy: ``protocol.SHOW`` for what a cell can show, ``protocol.ALL`` for every byte.
+        part: the bytes ``[start, end)`` of each stream that are wanted (-1: to its end); ``outputs`` are whole or none.
 
     Raises:
         SessionError: the session is gone, or stopped answering.
     """
-    size_bytes = dict(
-        zip(protocol.JOURNAL_STREAMS, (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes), strict=True)
-    )
-    left = {stream: size_bytes[stream] for stream in streams if size_bytes[stream] > 0}
+    start, end = part
+    sizes = dict(zip(protocol.JOURNAL_STREAMS, (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes), strict=True))
+    ends = {stream: size if end < 0 else min(end, size) for stream, size in sizes.items()}
+    left = {stream: ends[stream] - start for stream in streams if ends[stream] > start}
     policies = {stream: policy if stream in left else protocol.NONE for stream in protocol.JOURNAL_STREAMS}
     out, err, outputs = (policies[stream] for stream in protocol.JOURNAL_STREAMS)
-    request = protocol.WatchRun(run.run_id, stdout=out, stderr=err, outputs=outputs)
+    request = protocol.WatchRun(run.run_id, start, start, out, err, outputs=outputs, stdout_end=end, stderr_end=end)
     watch = session.channel.add_watch(request)
     try:
         if left:
@@ -87,8 +89,8 @@ def replay(
                 return
             if isinstance(event, (protocol.Output, protocol.Gap)):
                 sink(event)
-                end = event.end if isinstance(event, protocol.Gap) else event.offset + event.raw_bytes
-                left[event.stream] = size_bytes[event.stream] - end
+                reached = event.end if isinstance(event, protocol.Gap) else event.offset + event.raw_bytes
+                left[event.stream] = ends[event.stream] - reached
                 left = {stream: rest for stream, rest in left.items() if rest > 0}
     finally:
         session.channel.unwatch(watch)

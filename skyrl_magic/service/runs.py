@@ -22,7 +22,7 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.python_cell import PythonCell, PythonEnd
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import STALE, CheckoutSync
-from skyrl_magic.service.watch import Lost, Pressed, Signalled, Watch, payload_bytes
+from skyrl_magic.service.watch import Lost, Pressed, Signalled, Trouble, Watch, payload_bytes
 
 #: A stopped run gets so long for each of SIGINT and SIGTERM before the next signal. In seconds.
 GRACE_S = 5.0
@@ -34,6 +34,8 @@ _TRIES = 5
 ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 #: A Python kernel has variables that its user wants to keep: only the user's second press ends it, never a timer.
 PYTHON_ESCALATION = (signal.SIGINT, signal.SIGKILL)
+_BROKEN = "the connection to the session broke; reconnecting"
+_BACK = "the connection to the session is back"
 _ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -218,6 +220,9 @@ class RunService:
                 return event, stop.last
             if isinstance(event, Signalled):
                 stop.answered(event)
+            elif isinstance(event, Trouble):
+                stop.unreachable = event.broken
+                sink.note(_BROKEN if event.broken else _BACK)
             elif isinstance(event, protocol.Message):
                 takers.take(event)
 
@@ -247,6 +252,8 @@ class _Stop:
         self._attempt = 0
         self._delivered = False
         self._next_at: float | None = None
+        self.unreachable = False
+        """The connection does not carry now."""
 
     @property
     def last(self) -> str:
@@ -264,6 +271,8 @@ class _Stop:
         Raises:
             RunStopped: there is none left.
         """
+        if self.unreachable and self._step >= 0 and not self._delivered:
+            raise RunStopped(f"left run {self._run_id}, which no signal reaches now: %skyrl_sessions shows its session")
         if self._step == len(self._escalation) - 1:
             what = "does not end even by SIGKILL" if self._delivered else "no signal reaches"
             raise RunStopped(f"left run {self._run_id}, which {what}: %skyrl_stop ends its session")

@@ -76,7 +76,7 @@ class Session:
         self.status = protocol.Status()
         self.on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None
         """Hears what the Python kernel sends outside of a run that is followed; in the channel's thread."""
-        self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel)
+        self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel, sandbox.revive)
 
     def _attach(self) -> ByteStream:
         command = [*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR]

@@ -29,7 +29,14 @@ class Signalled:
     delivered: bool
 
 
-WatchEvent = protocol.Message | Lost | Pressed | Signalled
+@dataclass(frozen=True)
+class Trouble:
+    """In a watch's queue: the connection does not carry, or (not ``broken``) carries again."""
+
+    broken: bool
+
+
+WatchEvent = protocol.Message | Lost | Pressed | Signalled | Trouble
 
 
 class Watch:
@@ -53,7 +60,7 @@ class Watch:
             raise KeyError(message.stream)
         if isinstance(message, protocol.Output):
             self._offsets[message.stream] = message.offset + message.raw_bytes
-            self._shown_bytes += message.raw_bytes * (message.stream != protocol.OUTPUTS)
+            self._shown_bytes = message.shown_bytes or self._shown_bytes
         elif isinstance(message, protocol.Gap):
             self._offsets[message.stream] = message.end
         elif isinstance(message, protocol.RunEnded):
@@ -71,6 +78,8 @@ class Watch:
             shown_bytes=self._shown_bytes,
             outputs=self._request.outputs,
             outputs_offset=self._offsets[protocol.OUTPUTS],
+            stdout_end=self._request.stdout_end,
+            stderr_end=self._request.stderr_end,
         )
 
 

@@ -18,6 +18,7 @@ from IPython.core.display_functions import publish_display_data
 from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.ansi import Tokenizer, harmless
+from skyrl_magic.core.display_budget import KernelBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_plan import DisplayPlan
 from skyrl_magic.core.display_queue import Action, ShowMessage, ShowText, StreamText, UpdateText
@@ -26,6 +27,8 @@ from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, KernelMessage, Outpu
 from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
 
 Clock = Callable[[], float]
+#: Of all cells of this kernel, by the clock of :func:`time.monotonic`.
+_kernel_budget = KernelBudget()
 Publish = Callable[[KernelMessage], None]
 
 _FULL_SCREEN = (
@@ -88,11 +91,6 @@ class RunDisplay:
         """For each stream, the offset of the next byte: where a watch of the run goes on."""
         return self._view.intake.offsets
 
-    @property
-    def shown_bytes(self) -> int:
-        """Raw bytes of output that came, gaps apart, for ``WatchRun.shown_bytes``."""
-        return self._view.intake.shown_bytes
-
 
 class PhaseLine:
     """One line that says what a start is doing, with times: ``image 0.2 s · checkout 0.4 s · Ray 9 s …``.
@@ -148,7 +146,8 @@ class _KernelView:
         self._clock = clock
         self._publish = publish or CellOutputs().publish
         # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
-        self._plan = DisplayPlan(run_id, _display_id(), whole=whole)
+        kernel = _kernel_budget if clock is time.monotonic else None
+        self._plan = DisplayPlan(run_id, _display_id(), kernel, whole=whole)
         self.intake = self._plan.intake
 
     @property
@@ -173,6 +172,10 @@ class _KernelView:
     def close(self) -> None:
         for action in self._plan.finish(self._clock()):
             self._perform(action)
+        while (rest_s := self._plan.rest_s(self._clock())) is not None:
+            time.sleep(rest_s)
+            for action in self._plan.finish(self._clock()):
+                self._perform(action)
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, ShowMessage):

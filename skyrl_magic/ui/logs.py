@@ -78,7 +78,7 @@ def show_logs(line: str, notebook: Notebook, find: Callable[[str], Found]) -> No
 
 def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) -> None:
     streams = [stream for stream in protocol.STREAMS if found.get(stream)] or list(protocol.STREAMS)
-    if "tail" in found or "bytes" in found:
+    if "tail" in found or ("bytes" in found and "save" in found):
         data = b"".join(_part(session, run, stream, found) for stream in streams)
         if "save" in found:
             path = _path(found["save"])
@@ -90,13 +90,15 @@ def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) 
             display.feed(protocol.Output(run.run_id, streams[0], 0, len(data), payload=data))
             display.close(None)
         return
-    if not any(found.get(stream) for stream in protocol.STREAMS):
+    if "bytes" not in found and not any(found.get(stream) for stream in protocol.STREAMS):
         streams.append(protocol.OUTPUTS)
     if "save" in found:
         _save(session, run, streams, _path(found["save"]))
     else:
         display = RunDisplay(run.run_id, whole=True)
-        logs.replay(session, run, streams, protocol.SHOW, ReplayView(run.run_id, display).feed)
+        part = found.get("bytes", (0, -1))
+        view = ReplayView(run.run_id, display, part[0])
+        logs.replay(session, run, streams, protocol.SHOW, view.feed, part)
         display.close(None)
 
 

@@ -19,10 +19,10 @@ _NOT_SHOWN = COMM_TYPES | {EXECUTE_REPLY, INPUT_REQUEST, KERNEL_DIED}
 
 
 class ReplayView:
-    """Shows a log's frames on a display."""
+    """Shows a log's frames on a display, from the byte ``start`` of each stream on."""
 
-    def __init__(self, run_id: str, display: RunDisplay) -> None:
-        self._run_id, self._display = run_id, display
+    def __init__(self, run_id: str, display: RunDisplay, start: int = 0) -> None:
+        self._run_id, self._display, self._start = run_id, display, start
         self._decoder = OutputsDecoder()
         self._prefix = uuid.uuid4().hex[:12]
 
@@ -34,8 +34,11 @@ class ReplayView:
                     self._display.message(bounded_error(message, self._run_id))
                 elif message.msg_type not in _NOT_SHOWN:
                     self._display.message(self._anew(message))
-        elif isinstance(event, (protocol.Output, protocol.Gap)):
-            self._display.feed(event)
+        elif isinstance(event, protocol.Output):
+            self._display.feed(dataclasses.replace(event, offset=event.offset - self._start))
+        elif isinstance(event, protocol.Gap):
+            start, end = event.start - self._start, event.end - self._start
+            self._display.feed(dataclasses.replace(event, start=start, end=end))
 
     def _anew(self, message: protocol.KernelMessage) -> protocol.KernelMessage:
         """With an id of this replay: what it shows must not change what the run's own cell shows."""

@@ -25,8 +25,8 @@ def other(kernel: Kernel, loopback_server: ServerAddress) -> Iterator[Kernel]:
     other.close()
 
 
-def python(kernel: Kernel, code: str, **options: str) -> Cell:
-    return kernel.run(PYTHON + code, **options)
+def python(kernel: Kernel, code: str, *, interrupt_at: str = "") -> Cell:
+    return kernel.run(PYTHON + code, interrupt_at=interrupt_at)
 
 
 def test_a_traceback_of_megabytes_is_bounded_and_its_log_has_all_of_it(kernel: Kernel, tmp_path: object) -> None:

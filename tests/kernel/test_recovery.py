@@ -55,6 +55,10 @@ def test_a_run_outlives_its_killed_server(kernel: Kernel, own_server: ServerAddr
     cell = kernel.run("%%skyrl_modal\nfor i in $(seq 1 80); do echo line $i; sleep 0.5; done")
     assert cell.status == "ok", cell.error
     assert cell.out.splitlines() == [f"line {i}" for i in range(1, 81)]
+    at_once = [m["content"]["text"].count("\n") for m in cell.messages if m["msg_type"] == "stream"]
+    assert max(at_once) < 30, "modal's own client notices after 42 lines"
+    told = ["the connection to the session broke; reconnecting", "the connection to the session is back"]
+    assert cell.notes in ([], told), "a server that is back within two seconds is nothing to tell of"
 
 
 def test_stop_works_after_the_server_was_killed(kernel: Kernel, own_server: ServerAddress) -> None:

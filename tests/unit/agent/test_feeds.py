@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skyrl_magic.agent import watch
+from skyrl_magic.agent import feed, redraw, show, watch
 from skyrl_magic.agent.journal import Cursor, JournalWriter
 from skyrl_magic.core import protocol
 from tests.unit.agent.harness import content, partition
+from tests.unit.core.terminal_model import Terminal
 
 #: A step of a run: a write to a stream (how often a piece is repeated), the client taking all, time that passes.
 WRITE = st.tuples(
@@ -86,7 +87,7 @@ def whole(data: bytes, parts: list[tuple[int, int, bytes]], start: int = 0) -> N
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEP, max_size=25), st.integers(0, 700_000))
 @example([("write", 0, b"line\n", 30_000)] * 8 + [("wait", 1.0)], 0)
-@example([("write", 0, b"x", 30_000), ("write", 1, b"y", 30_000), ("wait", 1.0)] * 6, watch.HEAD_BYTES)
+@example([("write", 0, b"x", 30_000), ("write", 1, b"y", 30_000), ("wait", 1.0)] * 6, show.HEAD_BYTES)
 def test_shown_streams_are_partitioned_into_output_and_gaps(steps: list[tuple[object, ...]], shown: int) -> None:
     client, written = drive(steps, protocol.WatchRun("run-1", shown_bytes=shown))
     total = 0
@@ -94,11 +95,93 @@ def test_shown_streams_are_partitioned_into_output_and_gaps(steps: list[tuple[ob
         parts = list(partition(client.frames, stream))
         whole(data, parts)
         total += sum(len(text) for _, _, text in parts)
-        if data:
+        gaps = [f for f in client.frames if isinstance(f, protocol.Gap) and f.stream == stream]
+        if data and not (gaps and gaps[-1].redrawn):
             # The very end is never left out, from a line's or a character's start at most a tail before it.
             assert parts[-1][2]
     waits = sum(1 for step in steps if step[0] == "wait")
-    assert total <= max(watch.HEAD_BYTES - shown, 0) + 2 * watch.TAIL_BYTES * (waits + 2)
+    assert total <= max(show.HEAD_BYTES - shown, 0) + 3 * show.TAIL_BYTES * (waits + 2)
+
+
+#: What programs write that redraw a line, and lines between.
+DRAWN = st.sampled_from(
+    [b"\r%5d/9999", b"\r\x1b[32m%d\x1b[0m%%", b"\n\rinner %d\x1b[A", b"%d\b\b\b", b"\r\x1b[K%d", b"%d\r", b"%d\n"]
+)
+DRAW = st.tuples(st.just("draw"), st.sampled_from([0, 1]), DRAWN, st.sampled_from([1, 3, 500]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.one_of(DRAW, st.just(("take",)), st.tuples(st.just("wait"), st.sampled_from([0.005, 1.0]))), max_size=12
+    )
+)
+def test_what_is_drawn_over_costs_no_budget_and_is_not_missed(steps: list[tuple[object, ...]]) -> None:
+    writes = [("write", step[1], drawn(step), 1) if step[0] == "draw" else step for step in steps]
+    client, written = drive(writes, protocol.WatchRun("run-1"))
+    for stream, data in zip(protocol.STREAMS, written, strict=True):
+        whole(data, list(partition(client.frames, stream)))
+        gaps = [frame for frame in client.frames if isinstance(frame, protocol.Gap) and frame.stream == stream]
+        assert all(gap.redrawn for gap in gaps)
+        outputs = [frame for frame in client.frames if isinstance(frame, protocol.Output) and frame.stream == stream]
+        assert Terminal(b"".join(map(content, outputs)).decode()).lines == Terminal(data.decode()).lines
+
+
+def drawn(step: tuple[object, ...]) -> bytes:
+    _, _, piece, times = step
+    assert isinstance(piece, bytes)
+    assert isinstance(times, int)
+    return b"".join(piece % number for number in range(times))
+
+
+@pytest.mark.parametrize("size_bytes", [100, 1000])
+@pytest.mark.parametrize("pause_s", [0.001, 0.01, 0.1])
+def test_a_bar_of_any_length_uses_up_no_budget(size_bytes: int, pause_s: float) -> None:
+    steps: list[tuple[object, ...]] = []
+    total = 1_500_000 // size_bytes
+    for number in range(total):
+        steps += [("write", 0, b"\r%7d " % number + b"#" * (size_bytes - 9), 1), ("take",), ("wait", pause_s)]
+    client, written = drive([*steps, ("write", 0, b"\ndone\n", 1)], protocol.WatchRun("run-1"))
+    outputs = [frame for frame in client.frames if isinstance(frame, protocol.Output)]
+    whole(written[0], list(partition(client.frames, protocol.STDOUT)))
+    assert all(frame.redrawn for frame in client.frames if isinstance(frame, protocol.Gap))
+    assert (
+        Terminal(b"".join(map(content, outputs)).decode()).lines
+        == Terminal(written[0][-2 * size_bytes - 6 :].decode()).lines
+    )
+    assert outputs[-1].shown_bytes < 2 * size_bytes + 10
+    # ... and it travels no faster than a tail does.
+    assert sum(frame.raw_bytes for frame in outputs) <= 3 * show.TAIL_BYTES * (1 + total * pause_s / show.TICK_S)
+
+
+def test_a_flood_of_redraws_travels_as_its_last_state() -> None:
+    bar = b"".join(b"\r%7d" % number for number in range(1_000_000))
+    client, _ = drive([("write", 0, bar + b"\ndone\n", 1)], protocol.WatchRun("run-1"))
+    outputs = [frame for frame in client.frames if isinstance(frame, protocol.Output)]
+    assert b"".join(map(content, outputs))[-14:] == b"\r 999999\ndone\n"
+    assert sum(frame.raw_bytes for frame in outputs) < 1000
+    assert all(frame.redrawn for frame in client.frames if isinstance(frame, protocol.Gap))
+
+
+def test_two_streams_that_redraw_in_turns_travel_as_their_last_states() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        journal = JournalWriter(Path(name))
+        for number in range(40_000):
+            journal.write(number % 2, memoryview(b"\r%6d" % number))
+        journal.close()
+        client = Client()
+        live = watch.Watch(protocol.WatchRun("run-1"), Path(name), client)
+        live.end(protocol.RunEnded("run-1"))
+        now = 0.0
+        while not live.over:
+            client.queued_bytes = 0
+            now += 0.02
+            live.pump(now)
+        live.close()
+    assert len(client.frames) < 1000
+    for name, last in zip(protocol.STREAMS, (b"\r 39998", b"\r 39999"), strict=True):
+        outputs = [frame for frame in client.frames if isinstance(frame, protocol.Output) and frame.stream == name]
+        assert content(outputs[-1]) == last
 
 
 @settings(max_examples=80, deadline=None)
@@ -125,9 +208,9 @@ def test_order_of_arrival_is_kept(steps: list[tuple[object, ...]]) -> None:
 @given(st.text(max_size=30))
 def test_a_character_is_incomplete_until_its_last_byte(text: str) -> None:
     data = text.encode()
-    assert watch.incomplete_suffix(data) == 0
+    assert redraw.incomplete_suffix(data) == 0
     for cut in range(len(data)):
-        held = watch.incomplete_suffix(data[:cut])
+        held = redraw.incomplete_suffix(data[:cut])
         assert data[: cut - held].decode() == data[:cut].decode(errors="ignore")
 
 
@@ -136,7 +219,7 @@ def test_no_gap_begins_or_ends_inside_a_character() -> None:
     text = ("雪" * 100_000).encode()
     for start in range(0, len(text), 10_001):  # every write ends at another place in a character
         steps += [("write", 0, text[start : start + 10_001], 1), ("take",), ("wait", 0.05)]
-    client, written = drive(steps, protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES - 10_000))
+    client, written = drive(steps, protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES - 10_000))
     parts = list(partition(client.frames, protocol.STDOUT))
     whole(written[0], parts)
     assert any(not data for _, _, data in parts)
@@ -147,7 +230,7 @@ def test_no_gap_begins_or_ends_inside_a_character() -> None:
 
 def test_a_redrawn_line_is_shown_at_its_last_state() -> None:
     bar = b"".join(b"\r%6d/9999 steps" % n for n in range(10_000))
-    client, _ = drive([("write", 0, bar, 1)], protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES))
+    client, _ = drive([("write", 0, bar, 1)], protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES))
     [gap, last] = list(partition(client.frames, protocol.STDOUT))
     assert gap[2] == b""
     assert last[2] == b"\r  9999/9999 steps"
@@ -156,14 +239,14 @@ def test_a_redrawn_line_is_shown_at_its_last_state() -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\nend\n"])
 def test_a_redrawn_line_that_ended_is_shown_at_its_last_state(end: bytes) -> None:
     bar = b"".join(b"%6d/9999 steps\r" % n for n in range(10_000))
-    client, _ = drive([("write", 0, bar + end, 1)], protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES))
+    client, _ = drive([("write", 0, bar + end, 1)], protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES))
     [_, last] = list(partition(client.frames, protocol.STDOUT))
     assert last[2] == b"\r  9999/9999 steps\r" + end
 
 
 def test_after_the_head_a_quiet_run_loses_nothing() -> None:
     steps = [("write", 0, b"line\n", 700), ("wait", 1.0), ("take",)] * 20
-    client, written = drive(list(steps), protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES))
+    client, written = drive(list(steps), protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES))
     assert not [frame for frame in client.frames if isinstance(frame, protocol.Gap)]
     assert len(written[0]) == 70_000
 
@@ -177,7 +260,7 @@ def test_a_client_that_takes_nothing_bounds_what_is_read() -> None:
             journal.write(0, memoryview(random.Random(now).randbytes(700_000)))  # noqa: S311  (no zlib shrinks it)
             live.pump(float(now))
         assert live.blocked
-        assert client.queued_bytes < watch.ROOM_BYTES + watch.WHOLE_CHUNK_BYTES + 1000
+        assert client.queued_bytes < feed.ROOM_BYTES + feed.WHOLE_CHUNK_BYTES + 1000
         live.close()
         journal.close()
 
@@ -208,7 +291,7 @@ def test_a_journal_of_many_short_pieces_is_read_in_little_memory() -> None:
             journal.write(number % 2, memoryview(b"%07d\n" % number))
         journal.close()
         client, whole_client = Client(), Client()
-        shown = watch.Watch(protocol.WatchRun("run-1", shown_bytes=watch.HEAD_BYTES), folder, client)
+        shown = watch.Watch(protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES), folder, client)
         every = watch.Watch(protocol.WatchRun("run-1", stdout="all", stderr="all"), folder, whole_client)
         for live in (shown, every):
             live.end(protocol.RunEnded("run-1"))

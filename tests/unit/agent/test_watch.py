@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 
-from skyrl_magic.agent.watch import HEAD_BYTES, TAIL_BYTES
+from skyrl_magic.agent.show import HEAD_BYTES, TAIL_BYTES
 from skyrl_magic.core import protocol
 from tests.unit.agent.harness import Attached, Gate, Session, content, partition
 

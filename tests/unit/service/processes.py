@@ -86,6 +86,9 @@ class ProcessSandbox:
     def id(self) -> str:
         return str(self.process.pid)
 
+    def revive(self) -> bool:
+        return False
+
     def exec(self, args: Sequence[str]) -> ProcessStream:
         if self.poll() is not None:
             raise SessionLost(f"the container has ended (exit code {self.poll()})")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.channel import TRIES, Channel
 from skyrl_magic.service.connection import ChannelBroken, Refused, Timing
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Lost
+from skyrl_magic.service.watch import Lost, Trouble
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S, REPOSITORY, ProcessSandbox, ProcessStream
 
@@ -78,7 +79,7 @@ def status(channel: Channel) -> protocol.Status:
     return channel.request(protocol.GetStatus, protocol.Status)
 
 
-def ended(watch_events: object, kind: type[protocol.Message | Lost]) -> object:
+def ended(watch_events: object, kind: type[protocol.Message | Lost | Trouble]) -> object:
     """The next event of this kind."""
     while True:
         event = watch_events.get(timeout=DEADLINE_S)  # type: ignore[attr-defined]
@@ -222,6 +223,41 @@ def test_silence_after_the_greeting_is_seen_by_the_pings(make_channel: MakeChann
         status(channel)
     channel.wait_connected(DEADLINE_S)
     assert len(line.streams) > 1
+
+
+def test_a_server_that_was_revived_is_gone_back_to_at_once(session: Session) -> None:
+    line = Line(sandbox_of(session), "say(protocol.Welcome(session='x'))")
+    timing = Timing(awaited_ping_interval_s=0.05, revive_after_s=0.05, trouble_s=3600, pong_timeout_s=3600)
+    channel = Channel(line.connect, timing=timing, revive=lambda: True)
+    channel.add_watch(protocol.WatchRun("run"))
+    channel.open()
+    assert channel.patiently(lambda: status(channel)).ray == "off"
+    assert len(line.streams) == 2
+    channel.close()
+
+
+def test_who_follows_a_run_hears_of_trouble_and_of_its_end(session: Session) -> None:
+    line = Line(sandbox_of(session), "say(protocol.Welcome(session='x'))")
+    timing = Timing(awaited_ping_interval_s=0.05, trouble_s=0.1, pong_timeout_s=2.0)
+    channel = Channel(line.connect, timing=timing)
+    watch = channel.add_watch(protocol.WatchRun("run"))
+    channel.open()
+    assert [ended(watch.events, Trouble), ended(watch.events, Trouble)] == [Trouble(broken=True), Trouble(broken=False)]
+    assert len(line.streams) == 2
+    channel.close()
+
+
+def test_who_waits_for_a_stuck_writer_is_freed(make_channel: MakeChannel) -> None:
+    channel, line = make_channel(timing=Timing(ping_interval_s=3600, awaited_ping_interval_s=3600))
+    channel.open()
+    line.streams[0].process.send_signal(signal.SIGSTOP)
+    part = protocol.PutFile("f", payload=bytes(protocol.CHUNK_BYTES))
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(_send_forever, channel, part) for _ in range(2)]
+        time.sleep(0.3)  # there is no event that says that a pipe is full
+        channel.drop()
+        assert [type(writer.exception(DEADLINE_S)) for writer in writers] == [ChannelBroken] * 2
+    assert channel.patiently(lambda: status(channel)).ray == "off"
 
 
 def test_a_writer_that_is_stuck_is_freed(make_channel: MakeChannel) -> None:

@@ -11,7 +11,7 @@ from skyrl_magic.core.errors import SessionLost, UnknownRun
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service import logs
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Lost
+from skyrl_magic.service.watch import Lost, payload_bytes
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S
 
@@ -154,3 +154,24 @@ def test_byte_ranges(session: Session, ended: protocol.RunSummary, start: int, e
 
 def test_a_range_to_the_end(session: Session, ended: protocol.RunSummary) -> None:
     assert logs.byte_range(session, ended, protocol.STDOUT, 22, -1) == MANY
+
+
+@pytest.mark.parametrize(("start", "end"), [(10, -1), (0, 700_000), (5, 25), (900_000, 10**9), (10**9, -1)])
+def test_of_a_part_only_what_is_shown_travels(world: World, session: Session, start: int, end: int) -> None:
+    world.run(session, f"for i in 1 2 3; do cat {_many(world)}; done; cat {_many(world)} >&2", out="x")
+    recorder = Recorder()
+    run = logs.summary(session, "run0")
+    logs.replay(session, run, [protocol.STDOUT], protocol.SHOW, recorder.feed, (start, end))
+    journal = (MANY * 3)[: None if end < 0 else end]
+    at, travelled = start, 0
+    for event in recorder.events:
+        if isinstance(event, protocol.Gap):
+            assert event.start == at
+            at = event.end
+        elif isinstance(event, protocol.Output):
+            assert (event.stream, event.offset) == (protocol.STDOUT, at)
+            assert payload_bytes(event) == journal[at : at + event.raw_bytes]
+            at += event.raw_bytes
+            travelled += event.raw_bytes
+    assert at == max(len(journal), start)
+    assert travelled <= 620_000

@@ -16,7 +16,7 @@ from skyrl_magic.service import logs
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.runs import RunService, new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Watch
+from skyrl_magic.service.watch import Trouble, Watch
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S
 
@@ -240,3 +240,23 @@ def test_an_interrupt_while_it_starts_kills_what_began(world: World, session: Se
     while not watch.ended:
         watch.events.get(timeout=DEADLINE_S)
     assert logs.summary(session, "late").exit_code == 128 + signal.SIGKILL
+
+
+def test_a_press_leaves_the_cell_while_nothing_carries_the_signal(world: World, session: Session) -> None:
+    attach = sandbox_of(session).streams[-1].process
+
+    class Impatient(Recorder):
+        def note(self, text: str) -> None:
+            super().note(text)
+            world.interrupts.press()
+            world.interrupts.press()
+
+    def freeze(_: protocol.Message) -> None:
+        attach.send_signal(signal.SIGSTOP)  # it takes nothing any more
+        watch.events.put(Trouble(broken=True))
+
+    sink, request = Impatient(freeze), RunRequest("echo begun; sleep 600")
+    watch = world.runs.start(session, request, "run", sink, world.interrupts)
+    with pytest.raises(RunStopped, match="left run run, which no signal reaches now: %skyrl_sessions"):
+        world.runs.follow(session, request, watch, sink, world.interrupts)
+    assert sink.notes == ["the connection to the session broke; reconnecting"]

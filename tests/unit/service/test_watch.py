@@ -14,7 +14,7 @@ def test_it_goes_on_where_it_is() -> None:
     watch = Watch(protocol.WatchRun("r", stdout_offset=5, stderr_offset=7, stdout="all", stderr="show", shown_bytes=3))
     watch.put(protocol.Output("r", "stdout", 5, 10, payload=bytes(10)))
     watch.put(protocol.Gap("r", "stderr", 7, 1000))
-    watch.put(protocol.Output("r", "stderr", 1000, 4, payload=bytes(4)))
+    watch.put(protocol.Output("r", "stderr", 1000, 4, payload=bytes(4), shown_bytes=17))
     assert watch.resume() == protocol.WatchRun(
         "r", stdout_offset=15, stderr_offset=1004, stdout="all", stderr="show", shown_bytes=17
     )
