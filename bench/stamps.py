@@ -15,7 +15,8 @@ from skyrl_magic.service.checkout import CheckoutReader
 from skyrl_magic.service.connection import Connection
 from skyrl_magic.service.runs import RunService
 from skyrl_magic.service.watch import Watch
-from skyrl_magic.ui.cells import Cells, CellSink
+from skyrl_magic.ui.cell_sink import CellSink
+from skyrl_magic.ui.cells import Cells
 
 #: Names and Unix times, in order.
 stamps: list[tuple[str, float]] = []

@@ -30,6 +30,8 @@ _SCOPES = {
 ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP)
 #: Of the magics that move variables.
 TRAVEL_SCOPES = (SESSION, LIVE, KERNEL, VARIABLES, HELP)
+#: Of what starts something and runs no cell.
+START_SCOPES = (SESSION, LIVE, KERNEL, HELP)
 BACKENDS = ("auto", "modal", "local")
 
 
@@ -121,10 +123,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("--err", "err", RUN, "capture stderr in this variable, not shown", "VAR", values.variable_name),
     Option("--no-raise-error", "raise_error", RUN, "a failed run does not raise", constant=False),
     Option("--errexit", "errexit", RUN, "stop a shell cell at the first command that fails (bash -e)"),
-    Option("--python", "python", RUN, "run the cell in the session's Python kernel, which keeps its variables"),
     Option("--input", "input", RUN, "send these variables before the cell", "A,B", values.variable_names, short="-i"),
     Option("--output", "output", RUN, "bring these back after it (Python)", "C,D", values.variable_names, short="-o"),
     Option("--dry-run", "dry_run", RUN, "print what would run, and touch nothing"),
+    Option("--python", "python", KERNEL, "use the session's Python kernel, which keeps its variables"),
     Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),
     Option("--pickle", "pickle", VARIABLES, "pickle what has no open format: loading a pickle runs code"),
     Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable (256MiB)", "SIZE", values.size_bytes),

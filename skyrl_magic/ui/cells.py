@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
-    CellError,
-    KernelDied,
     NotFound,
-    RunFailed,
     RunStopped,
     SessionLost,
-    SessionUnreachable,
     SkyRLMagicError,
 )
 from skyrl_magic.core.gpus import NO_GPU
@@ -33,35 +28,25 @@ from skyrl_magic.service.checkout import (
 )
 from skyrl_magic.service.find_run import Found, find_run
 from skyrl_magic.service.interrupts import Interrupts
-from skyrl_magic.service.kernel import ask_kernel, restart_kernel
-from skyrl_magic.service.python_cell import PythonEnd
-from skyrl_magic.service.runs import RunResult, new_run_id
+from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
+from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
-from skyrl_magic.ui.cell_outputs import CellOutputs
-from skyrl_magic.ui.display import RunDisplay, in_kernel, note
-from skyrl_magic.ui.front_end import ask, can_ask, write_payload
+from skyrl_magic.ui.cell_sink import CellSink
+from skyrl_magic.ui.display import note
+from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, request_for
+from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.running import Running
-from skyrl_magic.ui.tables import Table, duration_text, size_text
+from skyrl_magic.ui.tables import Table, size_text
 from skyrl_magic.ui.variables import Variables
 
 #: A session that turns out to have ended is started again once before a cell gives up.
 _START_TRIES = 2
-#: bash's exit code for a command that signal n ended is 128 + n.
-_SIGNAL_BASE = 128
-
-
-@dataclass
-class Outcome:
-    """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
-
-    variables: dict[str, Any] = field(default_factory=dict)
-    error: SkyRLMagicError | None = None
 
 
 class Cells:
@@ -107,8 +92,10 @@ class Cells:
         return "\n".join([*(f"{name:<13}{text}" for name, text in rows), *(f"note: {n}" for n in resolved.notes)])
 
     def start(self, given: Given, config: Given, folder: Path) -> str:
-        """Start or find the session that is asked for; shows and returns the line that says so."""
+        """Start or find the session that is asked for, with its Python kernel if that is too; the line that says so."""
         session, line = self._session(given, config, folder)
+        if given.python:
+            ensure_kernel(session, given.uv or "")
         if not line:
             line = f"session {session.name} is running"
             note(line)
@@ -150,14 +137,14 @@ class Cells:
                 result = runs.follow(session, request, watch, sink, interrupts)
             except SkyRLMagicError as error:
                 sink.close(None)
-                return Outcome(error=_lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
+                return Outcome(error=lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
             except BaseException:
                 sink.close(None)
                 raise
-            outcome = _outcome(request, result, sink)
+            outcome = outcome_of(request, result, sink)
             if outcome.error is None and not result.exit_code:
                 with interrupts.raising():
-                    _bring(variables, session, outcome)
+                    bring(variables, session, outcome)
             return outcome
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
@@ -311,52 +298,6 @@ class Cells:
             note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
-class CellSink:
-    """``service.runs.Sink`` on a cell's display."""
-
-    def __init__(self, run_id: str, outputs: RemoteOutputs) -> None:
-        self._outputs = outputs
-        self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
-        self._display = RunDisplay(run_id, publish=self._publish)
-        self.session: Session | None = None
-        """Where the run is, once that is known."""
-
-    def _publish(self, message: protocol.KernelMessage) -> None:
-        if self.session is not None and self._place is not None:
-            self._outputs.publish(self.session, self._place, message)
-
-    @property
-    def flush_due_s(self) -> float | None:
-        """Seconds until :meth:`tick`."""
-        return self._display.flush_due_s
-
-    def feed(self, event: protocol.Message) -> None:
-        """Show an event."""
-        if isinstance(event, (protocol.Output, protocol.Gap)):
-            self._display.feed(event)
-
-    def tick(self) -> None:
-        """Show what is due."""
-        self._display.tick()
-
-    def note(self, text: str) -> None:
-        """Show one line."""
-        note(text)
-
-    def message(self, message: protocol.KernelMessage) -> None:
-        """Show a Python cell's message."""
-        self._display.message(message)
-
-    def ask(self, prompt: str, *, password: bool) -> str:
-        """Ask the user, after all that was printed."""
-        self._display.flush()
-        return ask(prompt, password=password)
-
-    def close(self, final: str | None) -> None:
-        """Show all that waits, and the last line."""
-        self._display.close(final)
-
-
 def _ready_line(session: Session, status: protocol.Status) -> str:
     ray = ""
     if status.ray == "failed":
@@ -366,101 +307,3 @@ def _ready_line(session: Session, status: protocol.Status) -> str:
     checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
     return f"session {session.name}: {gpu}, volume {session.spec.volume}{checkout}{ray}"
-
-
-def _outcome(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
-    names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
-    variables = {
-        name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
-    }
-    _note_end(result, sink)
-    error: SkyRLMagicError | None = None
-    took = duration_text(result.duration_s)
-    if result.stopped and result.python is None:
-        error = RunStopped(
-            f"run {result.run_id} was stopped by {result.stopped} after {took}; "
-            f"%skyrl_logs {result.run_id} shows its output"
-        )
-    elif result.pressed_late:
-        error = RunStopped(
-            f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
-        )
-    elif result.python is not None and not result.python.well:
-        error = _python_error(result, result.python)
-        if isinstance(error, CellError) and not request.raise_error:
-            _shown_only(result.python, sink)
-            error = None
-    elif result.reason and result.python is not None:
-        error = KernelDied(
-            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
-            "and the next Python cell starts a new kernel"
-        )
-    elif result.reason:
-        error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
-    elif result.exit_code:
-        text = (
-            f"run {result.run_id} failed: exit code {_exit_text(result.exit_code)} after {took}; "
-            f"%skyrl_logs {result.run_id} shows its output"
-        )
-        if request.raise_error:
-            error = RunFailed(text, result.exit_code, result.run_id)
-        else:
-            sink.close(text)
-            return Outcome(variables)
-    sink.close(None)
-    return Outcome(variables, error)
-
-
-def _bring(variables: Variables, session: Session, outcome: Outcome) -> None:
-    try:
-        outcome.variables |= variables.bring(session)
-    except SkyRLMagicError as error:
-        outcome.error = error
-
-
-def _note_end(result: RunResult, sink: CellSink) -> None:
-    if result.commit_error:
-        sink.note(f"{result.commit_error}; the next run's end commits again")
-    if result.journal_error:
-        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
-    if result.python is not None:
-        write_payload(result.python.payload)
-
-
-def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
-    run_id = result.run_id
-    if end.error is not None:
-        content = end.error.content
-        lines = [str(line) for line in content.get("traceback") or ()]
-        return CellError.named(str(content.get("ename", "")), str(content.get("evalue", "")), lines, run_id)
-    if end.failed and not end.died:
-        error = CellError.named(end.failed, f"the cell failed, as its output says; run {run_id}", (), run_id)
-        error.shown = True
-        return error
-    cause = "Stop ended it" if result.stopped == signal.SIGKILL.name else end.died
-    return KernelDied(
-        f"the Python kernel ended in run {run_id}: {cause}; its variables are gone, the session goes on "
-        "and the next Python cell starts a new kernel"
-    )
-
-
-def _shown_only(end: PythonEnd, sink: CellSink) -> None:
-    """The error is an output like any other: nothing is raised."""
-    if end.error is not None:
-        sink.message(end.error)
-
-
-def _lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
-    """What a user hears of a run whose container ended under it."""
-    if not isinstance(error, SessionLost) or isinstance(error, SessionUnreachable):
-        return error
-    text = f"run {run_id} ended with its session: {error}; "
-    return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
-
-
-def _exit_text(code: int) -> str:
-    """``3``, or ``137 (SIGKILL)`` where a signal ended it."""
-    try:
-        return f"{code} ({signal.Signals(code - _SIGNAL_BASE).name})" if code > _SIGNAL_BASE else str(code)
-    except ValueError:
-        return str(code)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skyrl_magic.core import contract, gpus
-from skyrl_magic.core.options import BACKENDS, HELP, LIVE, OPTIONS, SESSION, TRAVEL_SCOPES, Option, split_words
+from skyrl_magic.core.options import BACKENDS, OPTIONS, START_SCOPES, TRAVEL_SCOPES, Option, split_words
 
 _MAGIC = re.compile(r"\s*(?P<escape>%%?)(?P<name>skyrl_\w+)[ \t]+(?P<line>.*)", re.DOTALL)
 
@@ -122,7 +122,7 @@ def _run(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
 
 
 def _start(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
-    return _after_options([o for o in OPTIONS if o.scope in (SESSION, LIVE, HELP)], words, fragment, names)
+    return _after_options([o for o in OPTIONS if o.scope in START_SCOPES], words, fragment, names)
 
 
 def _stop(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
@@ -145,7 +145,9 @@ def _travel(words: Sequence[str], fragment: str, names: _Names) -> _Found | None
 
 _MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
     "skyrl_modal": _run,
+    "skyrl_python": _run,
     "skyrl_start": _start,
+    "skyrl_restart": _start,
     "skyrl_push": _travel,
     "skyrl_pull": _travel,
     "skyrl_stop": _stop,

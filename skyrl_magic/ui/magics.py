@@ -14,7 +14,7 @@ from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.imports import import_whole
-from skyrl_magic.core.options import HELP, KERNEL, LIVE, SESSION, TRAVEL_SCOPES, Given, Line, help_text, parse_line
+from skyrl_magic.core.options import LIVE, SESSION, START_SCOPES, TRAVEL_SCOPES, Given, Line, help_text, parse_line
 from skyrl_magic.service.command import check_command
 from skyrl_magic.ui.config import Settings
 
@@ -128,8 +128,7 @@ class SkyRLMagic(Settings):
             raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
         if given.python and given.errexit:
             raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
-        if given.uv is not None and not given.python:
-            raise OptionError("--uv is for Python cells: add --python")
+        _check_uv(given)
         command = parsed.rest if cell is None else cell
         check_command(command, shell=not given.python)
         if given.dry_run:
@@ -148,22 +147,22 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_start(self, line: str) -> None:
         """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
-        parsed = parse_line(line, scopes=(SESSION, LIVE, HELP))
+        parsed = parse_line(line, scopes=START_SCOPES)
         if parsed.given.help:
-            _say(help_text("%skyrl_start", _START_HELP, scopes=(SESSION, LIVE, HELP)))
+            _say(help_text("%skyrl_start", _START_HELP, scopes=START_SCOPES))
             return
         if parsed.rest:
             raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start; -h lists them")
+        _check_uv(parsed.given)
         self.cells.start(parsed.given, self.given(), _folder())
 
     @no_var_expand
     @line_magic
     def skyrl_restart(self, line: str) -> None:
         """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
-        scopes = (SESSION, LIVE, KERNEL, HELP)
-        parsed = parse_line(line, scopes=scopes)
+        parsed = parse_line(line, scopes=START_SCOPES)
         if parsed.given.help:
-            _say(help_text("%skyrl_restart", _RESTART_HELP, scopes=scopes))
+            _say(help_text("%skyrl_restart", _RESTART_HELP, scopes=START_SCOPES))
             return
         if parsed.rest:
             raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_restart")
@@ -243,6 +242,11 @@ def _no_options(magic: str, summary: str, line: str) -> bool:
     if line.strip():
         raise OptionError(f"{magic} takes no options")
     return False
+
+
+def _check_uv(given: Given) -> None:
+    if given.uv is not None and not given.python:
+        raise OptionError("--uv is for the Python kernel: add --python")
 
 
 def _say(text: str) -> None:

@@ -185,3 +185,28 @@ def test_a_restart_ends_what_another_notebook_executes(kernel: Kernel, other: Ke
 def _run_ids(kernel: Kernel) -> list[str]:
     code = "print(*get_ipython().magics_manager.registry['SkyRLMagic'].cells.notebook.runs)"
     return kernel.run(code).out.split()
+
+
+#: Goes on, and says when another cell waits for this one.
+SEES_THE_NEXT = """
+import pathlib, sys, time
+runs = pathlib.Path(sys.argv[2]).parents[2] / 'runs'
+print('begun')
+while not any(b'never ' + b'shown' in file.read_bytes() for file in runs.glob('*/cell*')): time.sleep(0.05)
+print('the next one waits')
+time.sleep(300)
+"""
+
+
+def test_stop_of_a_cell_that_waits_for_another_notebooks(kernel: Kernel, other: Kernel) -> None:
+    first = Running(kernel, PYTHON + SEES_THE_NEXT)
+    first.until_text("begun")
+    second = Running(other, PYTHON + "print('never shown')")
+    first.until_text("waits")
+    other.manager.interrupt_kernel()
+    stopped = second.end()
+    assert stopped.out == ""
+    assert len(stopped.error) == 1
+    assert "was stopped by SIGINT" in stopped.error[0]
+    kernel.manager.interrupt_kernel()
+    assert "KeyboardInterrupt" in first.end().error[-1]

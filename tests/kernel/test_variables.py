@@ -70,6 +70,12 @@ def test_push_and_pull(kernel: Kernel) -> None:
     assert value(kernel, "one") == "[1, 2]"
 
 
+def test_a_session_can_be_started_with_its_kernel(kernel: Kernel) -> None:
+    kernel.run("%skyrl_start --session early --python")
+    assert "nothing_there" in one_line(kernel.run("%skyrl_pull nothing_there --session early"))
+    kernel.run("%skyrl_stop early")
+
+
 def test_push_starts_a_kernel_and_pull_does_not(kernel: Kernel) -> None:
     kernel.run("a = 1")
     kernel.run("%skyrl_start --session fresh")

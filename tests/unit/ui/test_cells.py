@@ -23,8 +23,9 @@ from skyrl_magic.core.errors import (
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
 from skyrl_magic.service.sessions import SessionService
-from skyrl_magic.ui.cells import Cells, Outcome
+from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.notebook import Services
+from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from tests.unit.service.processes import DEADLINE_S, ProcessBackend
 

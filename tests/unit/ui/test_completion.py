@@ -17,7 +17,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 from skyrl_magic.core.gpus import MAX_COUNTS
-from skyrl_magic.core.options import HELP, LIVE, OPTIONS, SESSION, TRAVEL_SCOPES
+from skyrl_magic.core.options import OPTIONS, START_SCOPES, TRAVEL_SCOPES
 from skyrl_magic.ui.completion import complete
 from skyrl_magic.ui.matcher import register, unregister
 
@@ -76,7 +76,7 @@ def test_a_flag_with_hyphens_is_one_word(shell: InteractiveShell) -> None:
 
 
 def test_start_takes_no_options_of_a_run(shell: InteractiveShell) -> None:
-    flags = [option.flag for option in OPTIONS if option.scope in (SESSION, LIVE, HELP)]
+    flags = [option.flag for option in OPTIONS if option.scope in START_SCOPES]
     assert completed(shell, "%skyrl_start --") == [f"%skyrl_start {flag}" for flag in flags]
 
 

@@ -1,0 +1,56 @@
+"""A cell's display as the services see it."""
+
+from __future__ import annotations
+
+from skyrl_magic.core import protocol
+from skyrl_magic.service.session import Session
+from skyrl_magic.ui.cell_outputs import CellOutputs
+from skyrl_magic.ui.display import RunDisplay, in_kernel, note
+from skyrl_magic.ui.front_end import ask
+from skyrl_magic.ui.remote_outputs import RemoteOutputs
+
+
+class CellSink:
+    """``service.runs.Sink`` on a cell's display."""
+
+    def __init__(self, run_id: str, outputs: RemoteOutputs) -> None:
+        self._outputs = outputs
+        self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
+        self._display = RunDisplay(run_id, publish=self._publish)
+        self.session: Session | None = None
+        """Where the run is, once that is known."""
+
+    def _publish(self, message: protocol.KernelMessage) -> None:
+        if self.session is not None and self._place is not None:
+            self._outputs.publish(self.session, self._place, message)
+
+    @property
+    def flush_due_s(self) -> float | None:
+        """Seconds until :meth:`tick`."""
+        return self._display.flush_due_s
+
+    def feed(self, event: protocol.Message) -> None:
+        """Show an event."""
+        if isinstance(event, (protocol.Output, protocol.Gap)):
+            self._display.feed(event)
+
+    def tick(self) -> None:
+        """Show what is due."""
+        self._display.tick()
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        note(text)
+
+    def message(self, message: protocol.KernelMessage) -> None:
+        """Show a Python cell's message."""
+        self._display.message(message)
+
+    def ask(self, prompt: str, *, password: bool) -> str:
+        """Ask the user, after all that was printed."""
+        self._display.flush()
+        return ask(prompt, password=password)
+
+    def close(self, final: str | None) -> None:
+        """Show all that waits, and the last line."""
+        self._display.close(final)

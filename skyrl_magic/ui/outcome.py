@@ -1,0 +1,142 @@
+"""How a cell ends: what it leaves, the error that it raises, and the last lines that it shows."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import (
+    CellError,
+    KernelDied,
+    RunFailed,
+    RunStopped,
+    SessionLost,
+    SessionUnreachable,
+    SkyRLMagicError,
+)
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.python_cell import PythonEnd
+from skyrl_magic.service.runs import RunResult
+from skyrl_magic.service.session import Session
+from skyrl_magic.ui.cell_sink import CellSink
+from skyrl_magic.ui.front_end import write_payload
+from skyrl_magic.ui.tables import duration_text
+from skyrl_magic.ui.variables import Variables
+
+#: bash's exit code for a command that signal n ended is 128 + n.
+_SIGNAL_BASE = 128
+
+
+@dataclass
+class Outcome:
+    """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
+
+    variables: dict[str, Any] = field(default_factory=dict)
+    error: SkyRLMagicError | None = None
+
+
+def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
+    """How the cell of a run ends, with what it still has to show."""
+    names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
+    variables = {
+        name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
+    }
+    _note_end(result, sink)
+    error: SkyRLMagicError | None = None
+    took = duration_text(result.duration_s)
+    if result.stopped and (result.python is None or _was_waiting(result, result.python)):
+        error = RunStopped(
+            f"run {result.run_id} was stopped by {result.stopped} after {took}; "
+            f"%skyrl_logs {result.run_id} shows its output"
+        )
+    elif result.pressed_late:
+        error = RunStopped(
+            f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
+        )
+    elif result.python is not None and not result.python.well:
+        error = _python_error(result, result.python)
+        if isinstance(error, CellError) and not request.raise_error:
+            _shown_only(result.python, sink)
+            error = None
+    elif result.reason and result.python is not None:
+        error = KernelDied(
+            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
+            "and the next Python cell starts a new kernel"
+        )
+    elif result.reason:
+        error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
+    elif result.exit_code:
+        text = (
+            f"run {result.run_id} failed: exit code {_exit_text(result.exit_code)} after {took}; "
+            f"%skyrl_logs {result.run_id} shows its output"
+        )
+        if request.raise_error:
+            error = RunFailed(text, result.exit_code, result.run_id)
+        else:
+            sink.close(text)
+            return Outcome(variables)
+    sink.close(None)
+    return Outcome(variables, error)
+
+
+def _was_waiting(result: RunResult, end: PythonEnd) -> bool:
+    """Whether Stop took a Python cell back that waited behind another notebook's."""
+    return end.well and result.exit_code == _SIGNAL_BASE + signal.SIGINT
+
+
+def bring(variables: Variables, session: Session, outcome: Outcome) -> None:
+    """Add what a Python cell brings back, or why it cannot."""
+    try:
+        outcome.variables |= variables.bring(session)
+    except SkyRLMagicError as error:
+        outcome.error = error
+
+
+def _note_end(result: RunResult, sink: CellSink) -> None:
+    if result.commit_error:
+        sink.note(f"{result.commit_error}; the next run's end commits again")
+    if result.journal_error:
+        sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
+    if result.python is not None:
+        write_payload(result.python.payload)
+
+
+def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
+    run_id = result.run_id
+    if end.error is not None:
+        content = end.error.content
+        lines = [str(line) for line in content.get("traceback") or ()]
+        return CellError.named(str(content.get("ename", "")), str(content.get("evalue", "")), lines, run_id)
+    if end.failed and not end.died:
+        error = CellError.named(end.failed, f"the cell failed, as its output says; run {run_id}", (), run_id)
+        error.shown = True
+        return error
+    cause = "Stop ended it" if result.stopped == signal.SIGKILL.name else end.died
+    return KernelDied(
+        f"the Python kernel ended in run {run_id}: {cause}; its variables are gone, the session goes on "
+        "and the next Python cell starts a new kernel"
+    )
+
+
+def _shown_only(end: PythonEnd, sink: CellSink) -> None:
+    """The error is an output like any other: nothing is raised."""
+    if end.error is not None:
+        sink.message(end.error)
+
+
+def lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
+    """What a user hears of a run whose container ended under it."""
+    if not isinstance(error, SessionLost) or isinstance(error, SessionUnreachable):
+        return error
+    text = f"run {run_id} ended with its session: {error}; "
+    return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
+
+
+def _exit_text(code: int) -> str:
+    """``3``, or ``137 (SIGKILL)`` where a signal ended it."""
+    try:
+        return f"{code} ({signal.Signals(code - _SIGNAL_BASE).name})" if code > _SIGNAL_BASE else str(code)
+    except ValueError:
+        return str(code)
