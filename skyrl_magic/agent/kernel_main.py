@@ -48,7 +48,7 @@ class Stream(OutStream):
         self._pipes: Optional[CellPipes] = None
         super().__init__(*args, **options)
         self.buffer = ByteStream(self, lambda: self.parent_header, self._write_for)
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(before=self._send, after_in_child=self._forget)
 
     def _setup_stream_redirects(self, name: str) -> None:
         """What comes through the descriptor is read by :class:`Reader`, and is not copied to the kernel's log."""
@@ -74,6 +74,11 @@ class Stream(OutStream):
         if self._pipes is not None and self._is_master_process():
             self._pipes.drain()
         super().flush()
+
+    def _send(self) -> None:
+        """Before a fork: what the parent has printed comes before what the child prints."""
+        if self._is_master_process():
+            super().flush()
 
     def _forget(self) -> None:
         """In a forked child: what waits is its parent's to send, and so is the thread that may have had the lock."""

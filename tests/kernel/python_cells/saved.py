@@ -20,9 +20,10 @@ _DISPLAYS = ("display_data", "update_display_data", "execute_result")
 _VARIABLE = (
     (re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"),
     (re.compile(r"\b(In|Out) ?(\x1b\[\S*?m)*\[(\x1b\[\S*?m)*\d+"), r"\1[N"),
-    (re.compile(r"/ipykernel_\d+/\d+\.py"), "/ipykernel_P/N.py"),
+    (re.compile(r"/(?:[\w.-]+/)*ipykernel_\d+/\d+\.py"), "/ipykernel_P/N.py"),
     (re.compile(r"\(\d+\.py, line"), "(N.py, line"),
     (re.compile(r"\(\d+ times\)"), "(N times)"),
+    (re.compile(r"The slowest run took [^\n]*\n"), ""),  # of %timeit, where the machine is busy
     # The container's home is /root: IPython writes ~ for it.
     (re.compile(r"/root/"), "~/"),
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from skyrl_magic.agent.redraw import Extent, superseded
 from tests.unit.core.terminal_model import Terminal
 
+BLANK = (" ", "")
 #: What progress bars are made of, and what they are not.
 BITS = "ab|c|defg|é雪| |\n|\r|\b|\b\b\b|\x1b[K|\x1b[2K|\x1b[A|\x1b[2A|\x1b[31m|\x1b[0m|\x1b[32m|\x1b[C|\x1b[2D|\x1b[3G"
 PHRASES = "\x1b[?25l|\x00|\n\rbar\x1b[A|\r50%|\r\x1b[32mok\x1b[0m"
@@ -25,7 +26,12 @@ def without(data: bytes, ranges: list[tuple[int, int]]) -> bytes:
 
 
 def screen(text: str) -> list[list[tuple[str, str]]]:
-    return Terminal(text).lines
+    """What is seen: blanks at the end of a line, which the cursor leaves behind, are not."""
+    lines = [list(line) for line in Terminal(text).lines]
+    for line in lines:
+        while line and line[-1] == BLANK:
+            line.pop()
+    return lines
 
 
 def column_after(text: str) -> int | None:
@@ -40,6 +46,7 @@ def column_after(text: str) -> int | None:
 @example("", "\r\x1b[31mab\r\x1b[0mcd\rab", "x", True, 1)
 @example("ab", "\b\b12\b\b34\b\b56", "", True, 1)
 @example("", "\n\x1b[A\n\x1b[A", "ab", False, 1)
+@example("", "ab\x1b[2Kab\x1b[2D\x1b[K", "", True, 1)
 @example("0/9999", "\r\x1b[32m1\x1b[0m%\r\x1b[32m2\x1b[0m%", "", True, 8)
 def test_a_terminal_shows_the_same_without_it(
     before: str,
