@@ -30,7 +30,9 @@ from skyrl_magic.agent.kernel_ray import PRINTING_THREADS, RayOutput
 HELPER_NAME = "_skyrl_kernel"
 _STREAM_NAME = "_skyrl_kernel_stream"
 #: So much text waits for the sender at most, in characters; then ``print`` waits too, and memory stays flat.
-_MAX_WAITING_CHARS = 4_000_000
+_MAX_WAITING_CHARS = 2_000_000
+#: Text of so many characters travels to the relay as bytes. More than late output may show (``agent.late``).
+_LARGE_CHARS = 64_000
 RAY_OUTPUT = RayOutput()
 
 
@@ -45,6 +47,7 @@ class Stream(OutStream):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._cell: Optional[Dict[str, Any]] = None
         self._cell_buffer = StringIO()
+        self._waiting_chars = 0
         self._pipes: Optional[CellPipes] = None
         super().__init__(*args, **options)
         self.buffer = ByteStream(self, lambda: self.parent_header, self._write_for)
@@ -87,9 +90,20 @@ class Stream(OutStream):
         self._cell, self._pipes = None, None
 
     def _flush_buffers(self) -> Any:
-        """With half surrogate pairs, which no message can hold, written out."""
+        """With half surrogate pairs, which no message can hold, written out; much text is sent here."""
         for parent, text in super()._flush_buffers():
-            yield parent, text if text.isascii() else _encodable(text)
+            sendable = text if text.isascii() else _encodable(text)
+            if len(sendable) < _LARGE_CHARS:
+                yield parent, sendable
+            else:
+                self._send_large(parent, sendable)
+
+    def _send_large(self, parent: Header, text: str) -> None:
+        """As a buffer of the message: the relay needs it as bytes, and JSON would cost more than all the rest."""
+        self.session.pid = os.getpid()  # as the original does: the sending thread is safe after a fork
+        message = self.session.msg("stream", {"name": self.name, "text": ""}, parent=parent)
+        data = text.encode("utf-8", "surrogateescape")
+        self.session.send(self.pub_thread, message, ident=self.topic, buffers=[data])
 
     def _write_for(self, text: str, header: Header) -> None:
         """Write for another cell than the thread's own."""
@@ -101,15 +115,19 @@ class Stream(OutStream):
 
     def write(self, string: str) -> Optional[int]:  # type: ignore[override]
         """As the original does."""
-        parent: Dict[str, Any] = self.parent_header
-        if parent is not self._cell or not isinstance(string, str) or not self._is_master_process():
-            return self._write_anew(string, parent)
+        try:
+            parent: Dict[str, Any] = self._parent_header.get()
+        except LookupError:
+            parent = self._parent_header_global
+        # In a forked child there is no cell: it always takes the long way.
+        if parent is not self._cell or not isinstance(string, str):
+            return self._write_anew(string, self.parent_header)
         with self._buffer_lock:
             if parent is not self._cell:  # flushed since it was looked at
                 return self._write_anew(string, parent)
             self._cell_buffer.write(string)
-            waiting_chars = self._cell_buffer.tell()
-        if waiting_chars > _MAX_WAITING_CHARS:
+            self._waiting_chars += len(string)
+        if self._waiting_chars > _MAX_WAITING_CHARS:
             super().flush()
         if not self._flush_pending:
             self._schedule_flush()
@@ -125,7 +143,7 @@ class Stream(OutStream):
             with self._buffer_lock:
                 buffer = self._buffers.get(frozenset(parent.items()))
                 if buffer is not None:
-                    self._cell, self._cell_buffer = parent, buffer
+                    self._cell, self._cell_buffer, self._waiting_chars = parent, buffer, buffer.tell()
         return count
 
     def _rotate_buffers(self) -> Any:

@@ -6,7 +6,7 @@ import selectors
 import signal
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 from skyrl_magic.agent import paths, reserve
 from skyrl_magic.agent.journal import JournalWriter
@@ -69,8 +69,10 @@ class KernelRun:
         """Keep a message of the kernel: text as text, everything else as it is."""
         content = message["content"]
         if message["msg_type"] == "stream" and content.get("name") in protocol.STREAMS:
-            data = content["text"].encode("utf-8", "surrogateescape")
-            self._write(protocol.STREAMS.index(content["name"]), data)
+            # Much text comes as a buffer (``kernel_main.Stream``).
+            for data in (content["text"].encode("utf-8", "surrogateescape"), *message["buffers"]):
+                if data:
+                    self._write(protocol.STREAMS.index(content["name"]), data)
             return
         self._keep(live_message(message, self.run_id))
 
@@ -86,7 +88,7 @@ class KernelRun:
             return
         self._write(_OUTPUTS, data)
 
-    def _write(self, stream: int, data: bytes) -> None:
+    def _write(self, stream: int, data: Union[bytes, memoryview]) -> None:
         if self._journal is not None:
             self._journal.write(stream, memoryview(data))
             self._notifier.grown()

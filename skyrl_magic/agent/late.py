@@ -33,7 +33,8 @@ class LateOutput:
     def add(self, run: KernelRun, message: Message) -> None:
         """Keep ``message`` in the journal of ``run``, and show it when its turn comes."""
         run.record(message)
-        size = len(message["content"].get("text", "")) if message["msg_type"] == "stream" else 0
+        text = message["msg_type"] == "stream"
+        size = sum(map(len, (message["content"].get("text", ""), *message["buffers"]))) if text else 0
         full = len(self._waiting) >= _MAX_MESSAGES and not size
         if full or (size and self._chars + size > _MAX_CHARS):
             self._left_out[run.run_id] = self._left_out.get(run.run_id, 0) + max(size, 1)

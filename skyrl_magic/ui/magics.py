@@ -15,7 +15,6 @@ from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.imports import import_whole
 from skyrl_magic.core.options import LIVE, SESSION, START_SCOPES, TRAVEL_SCOPES, Given, Line, help_text, parse_line
-from skyrl_magic.service.command import check_command
 from skyrl_magic.ui.config import Settings
 
 if TYPE_CHECKING:
@@ -130,6 +129,8 @@ class SkyRLMagic(Settings):
             raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
         _check_uv(given)
         command = parsed.rest if cell is None else cell
+        from skyrl_magic.service.command import check_command
+
         check_command(command, shell=not given.python)
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
