@@ -8,7 +8,7 @@ from collections import deque
 from typing import TypeAlias
 
 from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget
-from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
+from skyrl_magic.core.display_merge import COMM_OPEN, COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
 from skyrl_magic.core.protocol import STDERR, KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
@@ -146,6 +146,8 @@ class DisplayQueue:
         if waiting is not None and merged is not None:
             waiting.message = merged
             return 0
+        if message.msg_type == COMM_OPEN:
+            self._by_key.clear()  # what comes after it may name this widget: it stays after it
         item = _Message(message)
         if key is not None:
             self._by_key[key] = item
