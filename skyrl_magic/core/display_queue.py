@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import deque
 from typing import TypeAlias
@@ -276,9 +277,10 @@ class DisplayQueue:
         message, item.message = item.message, None
         if message is None:
             return []
-        budget.kernel.spend(now_s, 1, _message_bytes(message))
+        size_bytes = _message_bytes(message)
+        budget.kernel.spend(now_s, 1, size_bytes)
         if not final:
-            budget.rich.spend(_message_bytes(message))
+            budget.rich.spend(size_bytes)
         while self._displays and self._displays[0].message is None:
             self._displays.popleft()
         self._sent_last = None
@@ -301,10 +303,8 @@ class DisplayQueue:
 
 
 def _message_bytes(message: KernelMessage) -> int:
-    """About what a message takes on the wire: the texts of its representations and its buffers."""
-    data = message.content.get("data")
-    texts = data.values() if isinstance(data, dict) else ()
-    return len(message.payload) + sum(len(text) for text in texts if isinstance(text, str))
+    """About what a message takes on the wire: its JSON and its buffers."""
+    return len(message.payload) + len(json.dumps([message.content, message.metadata], ensure_ascii=False))
 
 
 def _wire_bytes(action: Action) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyrl_magic.core.display_budget import BURST_MESSAGES, RICH_BURST_MESSAGES, DisplayBudget
+from skyrl_magic.core.display_budget import BURST_MESSAGES, RICH_BURST_BYTES, RICH_BURST_MESSAGES, DisplayBudget
 from skyrl_magic.core.display_queue import (
     MAX_WAITING_DISPLAYS,
     Action,
@@ -279,6 +279,29 @@ def test_clear_output_inside_an_output_widget_clears_that_alone() -> None:
         queue.show(message, 0.0)
     queue.clear(CLEAR, 0.0)
     assert sent(queue) == ["of the cell\n", state("w", msg_id="m"), CLEAR]
+
+
+LARGE = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        display(LARGE),
+        KernelMessage(msg_type="display_data", content={"data": {"application/vnd.plotly.v1+json": {"y": [LARGE]}}}),
+        KernelMessage(msg_type="display_data", content={"data": {"application/json": [0.125] * 40_000}}),
+        KernelMessage(msg_type="display_data", content={"data": {}, "metadata": {"a": LARGE}}),
+        comm("comm_open", "w", value=LARGE),
+        KernelMessage(msg_type="comm_msg", content={"comm_id": "w", "data": {"method": "custom", "content": LARGE}}),
+        KernelMessage(msg_type="comm_msg", content={"comm_id": "w"}, buffers=[200_000], payload=bytes(200_000)),
+    ],
+    ids=["text", "object", "numbers", "metadata", "comm_open", "custom", "buffer"],
+)
+def test_large_messages_of_any_kind_go_at_the_pace_that_the_server_takes(message: KernelMessage) -> None:
+    queue = DisplayQueue()
+    for _ in range(40):
+        queue.show(message, 0.0)
+    assert len(queue.send(0.0, DisplayBudget())) <= RICH_BURST_BYTES // 200_000 + 1
 
 
 STEP = st.one_of(
