@@ -47,6 +47,7 @@ def test_the_interpreter_is_the_one_that_runs_ray(program: Program) -> None:
         "#!/bin/sh\n'''exec' \"/a long path/python\" \"$0\" \"$@\"\n' '''\n",  # pip's, where a shebang is too long
         "#!/usr/bin/env python3\n",
         "#!{folder}/gone/bin/python\n",
+        "#!/bin/sh it's\n",  # the kernel knows no quotes there
         "\x7fELF",
         "",
         "#!",
