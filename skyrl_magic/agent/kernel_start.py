@@ -29,7 +29,7 @@ def interpreter() -> Optional[str]:
         with open(ray, "rb") as script:  # noqa: PTH123  (one line of it)
             head = script.readline(4096)
         if head.startswith(b"#!"):
-            words = shlex.split(os.fsdecode(head[2:]).strip())
+            words = os.fsdecode(head[2:]).split()
             if words and Path(words[0]).name.startswith("python") and os.access(words[0], os.X_OK):
                 return words[0]
         beside = Path(ray).with_name("python")

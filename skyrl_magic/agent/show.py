@@ -105,7 +105,7 @@ class ShowFeed(Feed):
             if redrawn:
                 self._gap(stream, start, end, redrawn=True)
             elif stream == protocol.OUTPUTS:
-                self._send_whole(start, end, self._pending)
+                self._pending[:0] = self._send_whole(start, end)
             else:
                 self._send_text(stream, start, end, kept, last=end == newest[stream] and not (ended or later))
         self._pending = kept + self._pending + later
@@ -195,9 +195,12 @@ class ShowFeed(Feed):
         cuts = self._cuts(pending)
         kept: List[Piece] = []
         skipping: Dict[str, bool] = {}
-        for stream, begin, end, redrawn in pending:
+        for number, (stream, begin, end, redrawn) in enumerate(pending):
             if stream == protocol.OUTPUTS:
-                self._send_whole(begin, end, kept)
+                kept += self._send_whole(begin, end)
+                if self.blocked:  # what comes after it stays after it
+                    kept += _behind(pending[number + 1 :], {name: cuts[name] for name in skipping})
+                    break
                 continue
             cut = cuts[stream]
             if begin < cut and not skipping.get(stream):
@@ -218,16 +221,15 @@ class ShowFeed(Feed):
     def _gap(self, stream: str, start: int, end: int, *, redrawn: bool = False) -> None:
         self._sink.send(protocol.Gap(self._run_id, stream, start, end, redrawn))
 
-    def _send_whole(self, start: int, end: int, rest: List[Piece]) -> None:
-        """Send messages as far as the client takes them; the rest goes to ``rest``."""
+    def _send_whole(self, start: int, end: int) -> List[Piece]:
+        """Send messages as far as the client takes them. Returns the rest."""
         while start < end and self._room():
             data = self._cursor.read(protocol.OUTPUTS, start, min(end, start + protocol.CHUNK_BYTES))
             if not data:
-                return
+                return []
             self._output(protocol.OUTPUTS, start, data)
             start += len(data)
-        if start < end:
-            rest.insert(0, Piece(protocol.OUTPUTS, start, end))
+        return [Piece(protocol.OUTPUTS, start, end)] if start < end else []
 
     def _skip_to_tail(self) -> None:
         """Make one piece of each stream of what is too old to be shown: a long journal must fit into little memory."""
@@ -262,6 +264,12 @@ def _hold_back(stream: str, start: int, data: bytes, kept: List[Piece]) -> bytes
         return data
     kept.append(Piece(stream, start + len(data) - held, start + len(data)))
     return data[:-held]
+
+
+def _behind(pieces: List[Piece], cuts: Dict[str, int]) -> List[Piece]:
+    """The pieces without what comes before the cut of its stream."""
+    moved = [piece._replace(start=max(piece.start, cuts.get(piece.stream, 0))) for piece in pieces]
+    return [piece for piece in moved if piece.start < piece.end]
 
 
 def _size_bytes(pieces: List[Piece]) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 from skyrl_magic.core.protocol import KernelMessage
 
 CLEAR_OUTPUT = "clear_output"
-COMM_TYPES = frozenset({"comm_open", "comm_msg", "comm_close"})
+COMM_OPEN = "comm_open"
+COMM_TYPES = frozenset({COMM_OPEN, "comm_msg", "comm_close"})
 DISPLAYS = frozenset({"display_data", "update_display_data", "execute_result"})
 _NAMED = ("display_data", "update_display_data")
 

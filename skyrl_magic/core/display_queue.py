@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import deque
 from typing import TypeAlias
 
 from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget
-from skyrl_magic.core.display_merge import COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
+from skyrl_magic.core.display_merge import COMM_OPEN, COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
 from skyrl_magic.core.protocol import STDERR, KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
@@ -146,6 +147,8 @@ class DisplayQueue:
         if waiting is not None and merged is not None:
             waiting.message = merged
             return 0
+        if message.msg_type == COMM_OPEN:
+            self._by_key.clear()  # what comes after it may name this widget: it stays after it
         item = _Message(message)
         if key is not None:
             self._by_key[key] = item
@@ -274,9 +277,10 @@ class DisplayQueue:
         message, item.message = item.message, None
         if message is None:
             return []
-        budget.kernel.spend(now_s, 1, _message_bytes(message))
+        size_bytes = _message_bytes(message)
+        budget.kernel.spend(now_s, 1, size_bytes)
         if not final:
-            budget.rich.spend(_message_bytes(message))
+            budget.rich.spend(size_bytes)
         while self._displays and self._displays[0].message is None:
             self._displays.popleft()
         self._sent_last = None
@@ -299,10 +303,8 @@ class DisplayQueue:
 
 
 def _message_bytes(message: KernelMessage) -> int:
-    """About what a message takes on the wire: the texts of its representations and its buffers."""
-    data = message.content.get("data")
-    texts = data.values() if isinstance(data, dict) else ()
-    return len(message.payload) + sum(len(text) for text in texts if isinstance(text, str))
+    """About what a message takes on the wire: its JSON and its buffers."""
+    return len(message.payload) + len(json.dumps([message.content, message.metadata], ensure_ascii=False))
 
 
 def _wire_bytes(action: Action) -> int:

@@ -37,7 +37,8 @@ def checked(message: KernelMessage) -> KernelMessage:
     Raises:
         ProtocolError: they are not.
     """
-    fields = isinstance(message.content, dict) and isinstance(message.metadata, dict)
-    if not fields or not isinstance(message.msg_type, str) or not isinstance(message.run_id, str):
+    objects = isinstance(message.content, dict) and isinstance(message.metadata, dict)
+    names = isinstance(message.msg_type, str) and isinstance(message.run_id, str)
+    if not objects or not names or not isinstance(message.buffers, list):
         raise ProtocolError("a message of the kernel has fields of a wrong type")
     return message

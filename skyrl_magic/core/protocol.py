@@ -689,7 +689,8 @@ def pack_buffers(buffers: Iterable[Union[bytes, memoryview]]) -> Tuple[List[int]
 
 def unpack_buffers(message: KernelMessage) -> List[bytes]:
     """The binary buffers of a message. Raises :class:`ProtocolError` where the sizes are not those of its payload."""
-    if any(not isinstance(size, int) or size < 0 for size in message.buffers):
+    sizes: Any = message.buffers  # they came from a peer
+    if not isinstance(sizes, list) or any(not isinstance(size, int) or size < 0 for size in sizes):
         raise ProtocolError("a message's buffers have no sizes")
     if sum(message.buffers) != len(message.payload):
         raise ProtocolError("a message's buffers are not those that it says")

@@ -44,10 +44,10 @@ def drive(steps: list[tuple[object, ...]], request: protocol.WatchRun) -> tuple[
     """Carry out the steps and the end of the run; returns what travelled and what the run wrote."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        journal = JournalWriter(folder)
+        journal = JournalWriter(folder, protocol.JOURNAL_STREAMS)
         client = Client()
         live = watch.Watch(request, folder, client)
-        now, written = 100.0, [b"", b""]
+        now, written = 100.0, [b"", b"", b""]
         for kind, *rest in steps:
             if kind == "write":
                 stream, piece, times = rest
@@ -91,7 +91,7 @@ def whole(data: bytes, parts: list[tuple[int, int, bytes]], start: int = 0) -> N
 def test_shown_streams_are_partitioned_into_output_and_gaps(steps: list[tuple[object, ...]], shown: int) -> None:
     client, written = drive(steps, protocol.WatchRun("run-1", shown_bytes=shown))
     total = 0
-    for stream, data in zip(protocol.STREAMS, written, strict=True):
+    for stream, data in zip(protocol.STREAMS, written[:2], strict=True):
         parts = list(partition(client.frames, stream))
         whole(data, parts)
         total += sum(len(text) for _, _, text in parts)
@@ -119,7 +119,7 @@ DRAW = st.tuples(st.just("draw"), st.sampled_from([0, 1]), DRAWN, st.sampled_fro
 def test_what_is_drawn_over_costs_no_budget_and_is_not_missed(steps: list[tuple[object, ...]]) -> None:
     writes = [("write", step[1], drawn(step), 1) if step[0] == "draw" else step for step in steps]
     client, written = drive(writes, protocol.WatchRun("run-1"))
-    for stream, data in zip(protocol.STREAMS, written, strict=True):
+    for stream, data in zip(protocol.STREAMS, written[:2], strict=True):
         whole(data, list(partition(client.frames, stream)))
         gaps = [frame for frame in client.frames if isinstance(frame, protocol.Gap) and frame.stream == stream]
         assert all(gap.redrawn for gap in gaps)
@@ -189,7 +189,7 @@ def test_two_streams_that_redraw_in_turns_travel_as_their_last_states() -> None:
 def test_whole_streams_lose_nothing_from_any_offset(steps: list[tuple[object, ...]], out: int, err: int) -> None:
     request = protocol.WatchRun("run-1", out, err, protocol.ALL, protocol.ALL)
     client, written = drive(steps, request)
-    for stream, data, start in zip(protocol.STREAMS, written, (out, err), strict=True):
+    for stream, data, start in zip(protocol.STREAMS, written[:2], (out, err), strict=True):
         whole(data, list(partition(client.frames, stream)), start)
         outputs = [f for f in client.frames if isinstance(f, protocol.Output) and f.stream == stream]
         assert b"".join(map(content, outputs)) == data[start:]
@@ -329,3 +329,93 @@ def test_at_the_end_bytes_without_a_record_are_taken_too() -> None:
         assert cursor.new_segments(ended=False) == [(protocol.STDOUT, 0, 8)]
         assert cursor.new_segments(ended=True) == [(protocol.STDOUT, 8, 16)]
         cursor.close()
+
+
+# --- a Python run's messages ------------------------------------------------------------------------------------------
+
+#: A write to ``outputs``; what nobody can compress fills the client's room.
+MESSAGES = st.tuples(
+    st.just("write"),
+    st.just(2),
+    st.sampled_from([b"<message>", random.Random(5).randbytes(1000)]),  # noqa: S311
+    st.sampled_from([1, 3, 700]),
+)
+
+
+def text_of(step: tuple[object, ...]) -> bytes:
+    """What a step writes."""
+    if step[0] != "write":
+        return b""
+    _, _, piece, times = step
+    assert isinstance(piece, bytes)
+    assert isinstance(times, int)
+    return piece * times
+
+
+def in_order(client: Client, *streams: str) -> bytes:
+    """What travelled of the streams, in the order in which it did; of all of them where none is named."""
+    outputs = [frame for frame in client.frames if isinstance(frame, protocol.Output)]
+    return b"".join(content(frame) for frame in outputs if not streams or frame.stream in streams)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(STEP, MESSAGES), max_size=25), st.sampled_from([0, show.HEAD_BYTES]), st.integers(0, 30))
+def test_messages_travel_whole_within_the_budget_and_after_it(
+    steps: list[tuple[object, ...]], shown: int, offset: int
+) -> None:
+    request = protocol.WatchRun("run-1", shown_bytes=shown, outputs=protocol.SHOW, outputs_offset=offset)
+    client, written = drive(steps, request)
+    whole(written[2], list(partition(client.frames, protocol.OUTPUTS)), offset)
+    assert in_order(client, protocol.OUTPUTS) == written[2][offset:]
+    for stream, data in zip(protocol.STREAMS, written[:2], strict=True):
+        whole(data, list(partition(client.frames, stream)))
+
+
+#: Writes of a size of which a tick loses nothing.
+SHORT = st.tuples(st.just("write"), st.sampled_from([0, 1, 2]), st.sampled_from([b"line\n", b"a", b"<m>"]), st.just(3))
+QUIET = st.lists(st.one_of(SHORT, st.just(("wait", 0.05)), st.just(("wait", 1.0)), st.just(("take",))), max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    QUIET, st.sampled_from([0, show.HEAD_BYTES - 20, show.HEAD_BYTES]), st.sampled_from([protocol.SHOW, protocol.ALL])
+)
+def test_messages_keep_their_place_among_the_text(steps: list[tuple[object, ...]], shown: int, how: str) -> None:
+    request = protocol.WatchRun("run-1", stdout=how, stderr=how, shown_bytes=shown, outputs=how)
+    client, _ = drive(steps, request)
+    assert in_order(client) == b"".join(map(text_of, steps))
+
+
+@pytest.mark.parametrize("shown", [0, show.HEAD_BYTES], ids=["head", "tail"])
+def test_a_client_that_takes_nothing_for_a_while_gets_the_messages_in_order(shown: int) -> None:
+    message = random.Random(7).randbytes(400_000)  # noqa: S311  (no zlib shrinks it)
+    steps: list[tuple[object, ...]] = []
+    for number in range(8):
+        steps += [("write", 0, b"line %d\n" % number, 1), ("write", 2, message + bytes([number]), 1)]
+    steps += [("wait", 1.0), ("wait", 1.0), ("take",)]
+    request = protocol.WatchRun("run-1", shown_bytes=shown, outputs=protocol.SHOW)
+    client, written = drive(steps * 2, request)
+    whole(written[2], list(partition(client.frames, protocol.OUTPUTS)))
+    assert in_order(client, protocol.OUTPUTS) == written[2]
+    assert in_order(client) == b"".join(map(text_of, steps * 2))
+
+
+def test_messages_of_a_client_that_takes_nothing_stay_on_disk() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        journal = JournalWriter(Path(name), protocol.JOURNAL_STREAMS)
+        client = Client()
+        request = protocol.WatchRun("run-1", shown_bytes=show.HEAD_BYTES, outputs=protocol.SHOW)
+        live = watch.Watch(request, Path(name), client)
+        for now in range(5):
+            journal.write(2, memoryview(random.Random(now).randbytes(700_000)))  # noqa: S311
+            journal.write(0, memoryview(b"line\n"))
+            live.pump(float(now))
+        assert live.blocked
+        assert client.queued_bytes < feed.ROOM_BYTES + protocol.CHUNK_BYTES + 10_000
+        live.close()
+        journal.close()
+
+
+def test_messages_that_nobody_wants_do_not_travel() -> None:
+    client, _ = drive([("write", 2, b"<m>", 3), ("write", 0, b"line\n", 1)], protocol.WatchRun("run-1"))
+    assert in_order(client) == b"line\n"

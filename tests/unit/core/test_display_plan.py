@@ -23,8 +23,9 @@ from skyrl_magic.core.display_budget import (
     KernelBudget,
 )
 from skyrl_magic.core.display_plan import LIVE_ROWS, DisplayPlan
+from skyrl_magic.core.display_queue import MAX_WAITING_DISPLAYS, ShowMessage, ShowText, StreamText, UpdateText
 from skyrl_magic.core.display_tail import left_out_line
-from skyrl_magic.core.protocol import OUTPUTS, STDERR, STDOUT, Gap, Output, ProtocolError
+from skyrl_magic.core.protocol import OUTPUTS, STDERR, STDOUT, Gap, KernelMessage, Output, ProtocolError
 from tests.unit.core.terminal_model import Cell, Terminal, without_colors
 
 
@@ -573,3 +574,211 @@ def test_rays_own_lines_are_folded_in_the_tail() -> None:
     shown = "".join(text for _, text in run.end())
     assert shown.count("too late") == 1
     assert shown.rstrip().endswith("… 49 more such lines of Ray's own (node_manager.cc) are in the run's log")
+
+
+# --- messages of Python cells -----------------------------------------------------------------------------------------
+
+
+def display(text: str, display_id: str = "", kind: str = "display_data") -> KernelMessage:
+    transient = {"transient": {"display_id": display_id}} if display_id else {}
+    return KernelMessage("k3f9", msg_type=kind, content={"data": {"text/plain": text}, **transient})
+
+
+def state(**values: object) -> KernelMessage:
+    data = {"method": "update", "state": values}
+    return KernelMessage("k3f9", msg_type="comm_msg", content={"comm_id": "w", "data": data})
+
+
+CLEAR = KernelMessage("k3f9", msg_type="clear_output", content={"wait": True})
+
+
+def show(run: Run, *messages: KernelMessage) -> None:
+    for message in messages:
+        run.plan.show(message, run.now_s)
+        run.cell.take(run.plan.messages(run.now_s), run.now_s)
+
+
+def told(run: Run) -> list[str]:
+    """All that the cell was sent, joined where it is text: ``text``, ``<display>``, ``{state}``, ``(clear)``."""
+    found: list[str] = []
+    joined = False
+    for _, action in run.cell.messages:
+        if isinstance(action, StreamText) and joined:
+            found[-1] += action.text
+        elif isinstance(action, ShowMessage):
+            data = action.message.content.get("data", {})
+            text = data.get("text/plain")
+            found.append("(clear)" if not data else str(data["state"]) if text is None else f"<{text}>")
+        else:
+            found.append(action.text)
+        joined = isinstance(action, StreamText)
+    return found
+
+
+def test_displays_stand_where_they_were_shown_among_the_text() -> None:
+    run = Run()
+    run.print("one\n")
+    show(run, display("a"))
+    run.print("two\nthr")
+    show(run, display("b"))
+    run.print("ee\n")
+    run.end()
+    assert told(run) == ["one\n", "<a>", "two\nthr", "<b>", "ee\n"]
+
+
+CELL_STEP = st.one_of(
+    st.tuples(st.just("print"), st.sampled_from(["line\n", "part", "two\nlines\n", "雪\n"])),
+    st.tuples(st.just("display"), st.just("")),
+    st.tuples(st.just("wait"), st.sampled_from(["0.01", "0.15", "1"])),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(CELL_STEP, max_size=30))
+def test_text_and_displays_keep_their_order_at_any_pace(steps: list[tuple[str, str]]) -> None:
+    run, expected = Run(), ""
+    for number, (kind, value) in enumerate(steps):
+        if kind == "print":
+            run.print(value)
+            expected += value
+        elif kind == "display":
+            show(run, display(str(number)))
+            expected += f"<{number}>"
+        else:
+            run.wait(float(value))
+    run.end()
+    assert "".join(told(run)) == expected
+
+
+def test_a_state_of_a_widget_cuts_no_line() -> None:
+    run = Run()
+    run.print("Load")
+    show(run, state(value=1))
+    run.print("ing\n")
+    run.end()
+    assert sorted(told(run)) == ["Loading\n", "{'value': 1}"]
+
+
+def test_what_a_widget_takes_is_cut_where_it_begins_to() -> None:
+    run = Run()
+    run.print("outside")
+    show(run, state(msg_id="m"))
+    run.print("inside")
+    show(run, state(msg_id=""))
+    run.print("outside")
+    run.end()
+    assert told(run) == ["outside", "{'msg_id': 'm'}", "inside", "{'msg_id': ''}", "outside"]
+
+
+def test_a_bar_before_a_display_keeps_its_place() -> None:
+    run = Run()
+    for number in range(5):
+        run.print(f"\r{number}/4", STDERR)
+        run.wait(0.3)
+    show(run, display("a"))
+    run.print("after\n")
+    run.end()
+    kinds = [type(action) for _, action in run.cell.messages]
+    assert kinds.index(ShowMessage) > kinds.index(ShowText)
+    assert run.shown()[0] == ("live", "4/4")
+    assert run.shown()[-1] == (STDOUT, "after\n")
+
+
+@pytest.mark.parametrize("pace_s", [0.0, 0.001, 0.01, 0.5])
+def test_a_display_that_is_updated_quickly_ends_in_its_last_state(pace_s: float) -> None:
+    run = Run()
+    show(run, display("0", "d"))
+    for number in range(1, 500):
+        show(run, display(str(number), "d", "update_display_data"))
+        run.wait(pace_s)
+    run.end()
+    sent = told(run)
+    assert (sent[0], sent[-1]) == ("<0>", "<499>")
+    numbers = [int(text[1:-1]) for text in sent]
+    assert numbers == sorted(set(numbers))
+    assert run.cell.messages[1][1] != ShowMessage(display("1", "d")), "it is shown once"
+
+
+@pytest.mark.parametrize("pace_s", [0.0, 0.001, 0.1])
+def test_a_flood_of_displays_shows_the_newest_and_says_how_many_it_left_out(pace_s: float) -> None:
+    run, count = Run(), 3000
+    for number in range(count):
+        show(run, display(str(number)))
+        run.wait(pace_s)
+    run.end()
+    shown = [int(text[1:-1]) for text in told(run) if text.startswith("<")]
+    assert shown == sorted(set(shown)), "in order, and none twice"
+    assert shown[-1] == count - 1
+    left_out = [text for _, text in run.shown()]
+    if len(shown) == count:
+        assert not left_out
+    else:
+        assert shown[-MAX_WAITING_DISPLAYS:] == list(range(count - MAX_WAITING_DISPLAYS, count))
+        assert left_out == [f"… {count - len(shown):,} displays left out here; the log of run k3f9 has them"]
+
+
+def test_text_between_displays_that_are_left_out_is_not_lost() -> None:
+    run = Run()
+    for number in range(1000):
+        run.print(f"{number}\n")
+        show(run, display(str(number)))
+    run.end()
+    while run.plan.rest_s(run.now_s) is not None:
+        run.now_s += 1
+        run.cell.take(run.plan.finish(run.now_s), run.now_s)
+    text = "".join(action.text for _, action in run.cell.messages if isinstance(action, StreamText))
+    assert text == "".join(f"{number}\n" for number in range(1000))
+    shown = [part for part in told(run) if part.startswith("<")]
+    assert f"… {1000 - len(shown):,} displays left out" in str(run.shown())
+
+
+def test_clear_output_takes_back_what_was_not_shown_yet() -> None:
+    run = Run()
+    run.print("shown\n")
+    run.print("never shown\npart")
+    show(run, CLEAR)
+    run.print("after\n")
+    run.end()
+    assert told(run) == ["shown\n", "(clear)", "after\n"]
+
+
+def test_a_bar_that_was_cleared_is_not_updated_any_more() -> None:
+    run = Run()
+    for number in range(4):
+        run.print(f"\r{number}/9", STDERR)
+        run.wait(0.3)
+    show(run, CLEAR)
+    cleared = len(run.cell.messages)
+    for number in range(4, 10):
+        run.print(f"\r{number}/9", STDERR)
+        run.wait(0.3)
+    run.end()
+    before = {action.display_id for _, action in run.cell.messages[:cleared] if isinstance(action, ShowText)}
+    after = [action for _, action in run.cell.messages[cleared:] if isinstance(action, UpdateText)]
+    assert before
+    assert not before & {action.display_id for action in after}
+    assert run.shown()[-1][1].strip() == "9/9"
+
+
+def test_an_animation_of_cleared_displays_leaves_nothing_out() -> None:
+    run = Run()
+    for number in range(2000):
+        show(run, CLEAR, display(str(number)))
+        run.wait(0.001)
+    run.end()
+    assert told(run)[-2:] == ["(clear)", "<1999>"]
+    assert not run.shown(), "what was cleared is missed by nobody"
+    assert len(run.cell.messages) < 1000
+
+
+def test_displays_among_the_tail_come_in_order() -> None:
+    run = Run()
+    run.print("head\n")
+    run.skip(10)
+    run.print("tail 1\n")
+    show(run, display("a"))
+    run.print("tail 2\n")
+    show(run, display("b"))
+    run.end()
+    assert [text for text in told(run) if text.startswith("<")] == ["<a>", "<b>"]
+    assert run.shown()[-1][1].endswith("tail 1\ntail 2")

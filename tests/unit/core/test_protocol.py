@@ -177,3 +177,76 @@ def test_packed_json_comes_back(value: dict[str, Any]) -> None:
 def test_what_is_no_packed_json_is_refused(payload: bytes) -> None:
     with pytest.raises(protocol.ProtocolError):
         protocol.unpack_json(payload)
+
+
+# --- Jupyter messages -------------------------------------------------------------------------------------------------
+
+BUFFERS = st.lists(st.binary(max_size=300), max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(TEXT, parts, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
+
+
+@st.composite
+def jupyter_messages(draw: st.DrawFn) -> tuple[protocol.KernelMessage, list[bytes]]:
+    """A message as the relay makes it, and its binary buffers."""
+    buffers = draw(BUFFERS)
+    sizes, payload = protocol.pack_buffers(buffers)
+    kind = draw(st.sampled_from(["display_data", "comm_msg", "error", "input_request"]) | TEXT)
+    return protocol.KernelMessage("run-1", 0, kind, draw(OBJECTS), draw(OBJECTS), sizes, payload), buffers
+
+
+@settings(deadline=None)
+@given(st.lists(jupyter_messages(), max_size=5), st.lists(st.integers(0, 10**6), max_size=12))
+def test_jupyter_messages_and_their_buffers_arrive_under_any_chunking(
+    sent: list[tuple[protocol.KernelMessage, list[bytes]]], cuts: list[int]
+) -> None:
+    received = decode(chunks(b"".join(protocol.encode(message) for message, _ in sent), cuts))
+    assert received == [message for message, _ in sent]
+    for message, (_, buffers) in zip(received, sent, strict=True):
+        assert isinstance(message, protocol.KernelMessage)
+        assert protocol.unpack_buffers(message) == buffers
+
+
+def test_text_that_is_no_unicode_travels_in_a_message() -> None:
+    message = protocol.KernelMessage(msg_type="stream", content={"text": "caf\udce9"})
+    assert decode([protocol.encode(message)]) == [message]
+
+
+@given(BUFFERS)
+def test_buffers_are_packed_one_after_the_other(buffers: list[bytes]) -> None:
+    sizes, payload = protocol.pack_buffers([memoryview(buffer) for buffer in buffers])
+    assert payload == b"".join(buffers)
+    assert protocol.unpack_buffers(protocol.KernelMessage(buffers=sizes, payload=payload)) == buffers
+
+
+def test_a_buffer_of_wider_items_travels_as_its_bytes() -> None:
+    numbers: Any = memoryview(struct.pack("<3d", 1.0, 2.0, 3.0)).cast("d")
+    sizes, payload = protocol.pack_buffers([numbers])
+    assert (sizes, payload) == ([24], bytes(numbers))
+
+
+@given(st.lists(st.integers(0, 50), max_size=5), st.binary(max_size=100))
+def test_buffers_are_taken_apart_only_where_their_sizes_fit(sizes: list[int], payload: bytes) -> None:
+    message = protocol.KernelMessage(buffers=sizes, payload=payload)
+    if sum(sizes) == len(payload):
+        assert list(map(len, protocol.unpack_buffers(message))) == sizes
+    else:
+        with pytest.raises(protocol.ProtocolError):
+            protocol.unpack_buffers(message)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[4], [2], [5, -2], [1, 2.0], ["3"], [None], [[3]], [10**30], 3, None, "abc", {"3": 3}],
+    ids=repr,
+)
+def test_sizes_that_are_none_are_refused(sizes: Any) -> None:
+    meta = json.dumps({"buffers": sizes}).encode()
+    (message,) = decode([body(protocol.KernelMessage.KIND, meta, b"abc")])
+    assert isinstance(message, protocol.KernelMessage)
+    with pytest.raises(protocol.ProtocolError):
+        protocol.unpack_buffers(message)
