@@ -20,6 +20,8 @@ from skyrl_magic.agent import procs
 
 #: How often a kernel that was not there yet is looked for, in milliseconds (its socket's file makes no event).
 _RECONNECT_MS = 20
+#: After so much silence nothing more comes from a kernel that has ended, in milliseconds.
+_LAST_MS = 100
 _CHANNELS = ("shell", "control", "stdin")
 
 Message = Dict[str, Any]
@@ -85,6 +87,11 @@ class Kernel:
                 message: Message = self._session.deserialize(rest) or {}
                 message["channel"] = name
                 yield message
+
+    def last_messages(self) -> Iterator[Message]:
+        """When the process has ended: what it had sent and is still on its way, until nothing more comes."""
+        while self._sockets["iopub"].poll(_LAST_MS):
+            yield from self.messages()
 
     def interrupt(self) -> None:
         """SIGINT to the kernel and what it started in its process group, as Jupyter's own does."""

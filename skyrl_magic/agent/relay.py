@@ -49,6 +49,8 @@ class Relay:
         self._ready = False
         self._heard_iopub = False
         self._over = False
+        self._killed = ""
+        """Why the kernel was ended, where somebody asked for that."""
         self._waiting: Deque[KernelRun] = deque()
         self._current: Optional[KernelRun] = None
         self._runs: OrderedDict[str, KernelRun] = OrderedDict()
@@ -75,9 +77,9 @@ class Relay:
             self._late.flush()
             status = self._kernel.poll()
             if status is not None:
-                for message in self._kernel.messages():
+                for message in self._kernel.last_messages():
                     self._take(message)
-                self._died(describe_end(status))
+                self._died(self._killed or describe_end(status))
         self._kernel.kill()
         self._kernel.close()
         return 0
@@ -144,11 +146,27 @@ class Relay:
             self._end(waiting)
         elif self._current is not None and self._current.run_id == request.run_id:
             if request.signal != signal.SIGINT:
+                self._killed = "Stop ended it"
                 self._kernel.kill()
             elif self._current.executing:
-                self._kernel.interrupt()
+                self._interrupt(self._current)
             else:
                 self._current.interrupt_due = True
+
+    def _interrupt(self, run: KernelRun) -> None:
+        """Interrupt the run's cell, and see that it ends.
+
+        An interrupt that meets ipykernel itself, before or behind the cell, makes it forget the request. Requests are
+        answered in their order: where another one's answer comes first, no other will.
+        """
+
+        def answered(_: Message) -> None:
+            if not run.over and run is self._current and run.reply is None:
+                run.interrupted()
+                self._end(run)
+
+        self._kernel.interrupt()
+        self._asked[self._kernel.send("shell", "kernel_info_request", {})] = answered
 
     def _request(self, request: protocol.KernelRequest) -> None:
         msg_id = self._kernel.send("shell", request.msg_type, request.content)
@@ -190,7 +208,7 @@ class Relay:
         elif kind == "execute_input" and run is not None:
             run.executing = True
             if run.interrupt_due:  # it came before the kernel, which is deaf between cells, had begun
-                self._kernel.interrupt()
+                self._interrupt(run)
         elif kind in _NO_OUTPUT:
             pass
         elif run is not None:

@@ -37,6 +37,8 @@ KERNEL_MESSAGES_PER_S = 500.0
 KERNEL_BURST_MESSAGES = 1000
 #: Who had to wait for it goes on when so many bytes may be sent.
 _KERNEL_PORTION_BYTES = 50_000
+#: What one message of many MB costs those after it at most: the server's window of 3 s is over then.
+_KERNEL_DEBT_BYTES = 1_000_000.0
 #: At the end of a run everything that waits is shown, in at most about this many messages.
 FINAL_MESSAGES = 50
 
@@ -64,7 +66,7 @@ class KernelBudget:
         """Note that messages were sent."""
         self._fill(now_s)
         self._messages -= messages
-        self._bytes -= size_bytes
+        self._bytes = max(self._bytes - size_bytes, -_KERNEL_DEBT_BYTES)
 
     def _fill(self, now_s: float) -> None:
         passed_s = max(0.0, now_s - self._filled_s)

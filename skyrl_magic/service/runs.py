@@ -133,7 +133,8 @@ class RunService:
         except BaseException as error:
             session.channel.unwatch(watch)
             if isinstance(error, KeyboardInterrupt):
-                _kill(session, run_id)
+                # A Python kernel's other variables are worth more than a cell that has just begun.
+                _end(session, run_id, signal.SIGINT if request.kind == protocol.PYTHON else signal.SIGKILL)
                 raise RunStopped("stopped before the run began") from None
             raise
         return watch
@@ -317,14 +318,14 @@ def _signal(session: Session, run_id: str, number: int, timeout_s: float) -> boo
     return True
 
 
-def _kill(session: Session, run_id: str) -> None:
+def _end(session: Session, run_id: str, number: int) -> None:
     """End a run that may have begun, over the next connection where the interrupt broke this one."""
 
-    def kill() -> None:
-        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(signal.SIGKILL)), protocol.Done)
+    def end() -> None:
+        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(number)), protocol.Done)
 
     with contextlib.suppress(SessionError):  # it had not begun, or the session is gone
-        session.channel.patiently(kill)
+        session.channel.patiently(end)
 
 
 @dataclass

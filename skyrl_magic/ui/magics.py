@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skyrl_magic.ui.notebook import Services
 
 _MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
+_PYTHON_HELP = "Run the cell, or the rest of the line, in the session's own Python kernel, which keeps its variables."
 _RESTART_HELP = "Restart the session's Python kernel: its variables go; the container, its files and Ray stay."
 _PUSH_HELP = "Set variables of this notebook in the session's Python kernel, which is started where there is none."
 _PULL_HELP = (
@@ -107,28 +108,30 @@ class SkyRLMagic(Settings):
     @line_cell_magic
     def skyrl_modal(self, line: str, cell: str | None = None) -> None:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
-        self._run(parse_line(line), cell)
+        self._run(parse_line(line), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
     def skyrl_python(self, line: str, cell: str | None = None) -> None:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
-        self._run(parse_line(f"--python {line}"), cell)
+        self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
 
-    def _run(self, parsed: Line, cell: str | None) -> None:
+    def _run(self, parsed: Line, cell: str | None, magic: str) -> None:
         given = parsed.given
         if given.help:
-            _say(help_text("%%skyrl_modal", _MODAL_HELP))
+            _say(help_text(magic, _PYTHON_HELP if given.python else _MODAL_HELP))
             return
         if cell is not None and parsed.rest:
             word = parsed.rest.split()[0]
-            raise OptionError(f"{word!r} is no option: the command of a %%skyrl_modal cell goes below its first line")
+            raise OptionError(f"{word!r} is no option: the code of a {magic} cell goes below its first line")
         if given.out is not None and given.out == given.err:
             raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
         if given.python and given.errexit:
             raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
         _check_uv(given)
         command = parsed.rest if cell is None else cell
+        if given.python and cell is not None and not cell.strip():
+            return  # as an empty cell of Python anywhere
         from skyrl_magic.service.command import check_command
 
         check_command(command, shell=not given.python)
