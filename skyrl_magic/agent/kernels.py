@@ -73,6 +73,7 @@ class KernelHost:
         self._channel: Optional[Channel] = None
         self._runs: List[str] = []
         self._detail = ""
+        self._failed = False
         self._lost = ""
         self._requests = itertools.count(1)
         self._askers: Dict[int, Tuple[Asker, int]] = {}
@@ -88,8 +89,8 @@ class KernelHost:
 
     def execute(self, request: protocol.ExecuteRun, uv: str) -> None:
         """Execute a run's cell; a kernel is started where there is none."""
-        self._runs.append(request.run_id)
         self._ensure(uv)
+        self._runs.append(request.run_id)
         if self._lost:
             note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
             request, self._lost = dataclasses.replace(request, note=note), ""
@@ -150,6 +151,8 @@ class KernelHost:
         return True
 
     def _ensure(self, uv: str) -> None:
+        if self._failed:  # it has told of all its runs: the next one is not for it
+            self._gone()
         if self.state != OFF:
             return
         python = kernel_start.interpreter()
@@ -190,7 +193,7 @@ class KernelHost:
                 client.push(protocol.Done(number))
             self._when_ready.clear()
         elif isinstance(message, protocol.RelayFailed):
-            self._detail = message.detail
+            self._detail, self._failed = message.detail, True
 
     def _heard_of_run(self, message: protocol.Message) -> None:
         if isinstance(message, protocol.ExecuteStarted) and self.events is not None:
@@ -210,6 +213,7 @@ class KernelHost:
         control, self._control = self._control, None
         if control is None:
             return
+        self._failed = False
         if channel is not None:
             channel.close()
         control.close()

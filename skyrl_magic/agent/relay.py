@@ -264,12 +264,13 @@ class Relay:
     def _died(self, cause: str) -> None:
         """The kernel is gone: its cell ends with the cause, and those that waited for it too."""
         last = self._kernel.last_words() if not self._ready else ""
+        # First of all: a cell that comes when its client has heard of the end is for the next kernel.
+        self._supervisor.send(protocol.RelayFailed(cause))
         for run in [self._current, *self._waiting]:
             if run is not None:
                 run.died(f"{cause}: {last}" if last else cause)
                 self._supervisor.send(run.end())
         self._current = None
         self._waiting.clear()
-        self._supervisor.send(protocol.RelayFailed(cause))  # for who has asked the kernel something
         self._supervisor.finish(lambda: None)
         self._over = True

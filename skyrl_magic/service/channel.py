@@ -200,8 +200,8 @@ class Channel:
 
     @property
     def awaited(self) -> bool:
-        """A run is followed."""
-        return bool(self._watches)
+        """A run is followed, and no request is under way: an agent that takes in much data answers a ping later."""
+        return bool(self._watches) and not self._replies
 
     def ping(self, number: int) -> None:
         """Send a ping, unless another writer does not come to an end."""

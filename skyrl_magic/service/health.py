@@ -112,8 +112,7 @@ class Health:
             if silence is None:
                 continue
             silent_s = time.monotonic() - silence.since_s
-            # Not while an answer may come: an agent that takes in a large change of the checkout answers later.
-            if silent_s > timing.trouble_s and not (silence.asked or silence.told) and self._patient.awaited:
+            if silent_s > timing.trouble_s and not silence.told and self._patient.awaited:
                 silence.told = True
                 self._patient.tell(broken=True)
             if silent_s > timing.pong_timeout_s:

@@ -34,4 +34,5 @@ def kill(server: ServerAddress, word: str) -> None:
     found = processes_of(server, word)
     assert found
     for process in found:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it ended with one that was killed before it
+            process.kill()

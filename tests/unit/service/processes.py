@@ -124,9 +124,11 @@ class ProcessSandbox:
             stream.process.kill()
 
     def _tree(self) -> list[psutil.Process]:
-        supervisor = psutil.Process(self.process.pid)
-        supervisor.suspend()  # it starts nothing while its children are listed
-        return [*supervisor.children(recursive=True), supervisor]
+        with contextlib.suppress(psutil.NoSuchProcess):  # another thread has ended it meanwhile
+            supervisor = psutil.Process(self.process.pid)
+            supervisor.suspend()  # it starts nothing while its children are listed
+            return [*supervisor.children(recursive=True), supervisor]
+        return []
 
     def _here(self, args: Sequence[str]) -> list[str]:
         return [self._paths.get(word, word) for word in args]

@@ -65,7 +65,7 @@ def magic(magics: SkyRLMagic, name: str, *arguments: str | None) -> Any:
     ("name", "arguments", "says"),
     [
         ("skyrl_modal", ("--gpuu L4", "ls"), "did you mean --gpu"),
-        ("skyrl_modal", ("nvidia-smi", "ls"), "'nvidia-smi' is no option: the command .* goes below"),
+        ("skyrl_modal", ("nvidia-smi", "ls"), "'nvidia-smi' is no option: the code .* goes below"),
         ("skyrl_modal", ("", " \n"), "there is nothing to run"),
         ("skyrl_modal", ("",), "there is nothing to run"),
         ("skyrl_start", ("--out x",), "unknown option --out"),
