@@ -14,9 +14,8 @@ CHECKOUT_LOCK = "checkout.lock"
 RAY_LOG = "ray.log"
 #: A folder of files for and from the Python kernel.
 BLOBS = "blobs"
-#: In a run's folder: the script, the end of a Python run, and the socket that tells watchers that the journal grew.
+#: In a run's folder: the script, and the socket that tells watchers that the journal grew.
 CELL_FILE = "cell"
-STATUS_FILE = "status.json"
 NOTIFY_SOCKET = "notify.sock"
 
 #: The checkout's packages, below its root; the root itself has SkyRL's (today's layout).
