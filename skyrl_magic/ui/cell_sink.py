@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skyrl_magic.core import protocol
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -11,12 +12,12 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 
 
 class CellSink:
-    """``service.runs.Sink`` on a cell's display."""
+    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short."""
 
-    def __init__(self, run_id: str, outputs: RemoteOutputs) -> None:
+    def __init__(self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts) -> None:
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
-        self._display = RunDisplay(run_id, publish=self._publish)
+        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause)
         self.session: Session | None = None
         """Where the run is, once that is known."""
 
