@@ -31,7 +31,7 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import Place, SessionRequest
+from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
@@ -72,7 +72,7 @@ class Cells:
         spec = request.spec
         checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
         rows = [
-            ("session", request.name or self._services.sessions.default_name(spec)),
+            ("session", request.place[2]),
             ("backend", spec.backend),
             ("gpu", str(spec.gpu)),
             ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),
@@ -172,7 +172,7 @@ class Cells:
         None where there is no answer. No session is started or looked for, as somebody has pressed a key.
         """
         request, _ = self._request(given, config, folder)
-        name = request.name or self._services.sessions.default_name(request.spec)
+        name = request.place[2]
         session = self._services.sessions.get(request.spec.backend, request.spec.app, name)
         return None if session is None else ask_kernel(session, *question)
 
@@ -193,7 +193,7 @@ class Cells:
             self._running.reach(request.spec.backend)
             found = find_run(self._services.sessions, request, run_id)
             session, run = found
-            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._running.place(request):
+            if not run_id and (session.spec.backend, session.spec.app, session.name) != request.place:
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
@@ -205,7 +205,7 @@ class Cells:
         The next cell should not start the stopped one again while another is billed.
         """
         current, session = self.notebook.current, self._services.sessions.newest_open()
-        if current is None or self._running.place(current) not in stopped or session is None:
+        if current is None or current.place not in stopped or session is None:
             return
         checkout = session.sync.reader.checkout if session.sync is not None else None
         self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)

@@ -10,7 +10,8 @@ from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.runs import RunService
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
 
 
 @dataclass
