@@ -8,7 +8,9 @@ from collections import OrderedDict
 from skyrl_magic.core.protocol import KernelMessage
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
+from skyrl_magic.ui.display import note
 from skyrl_magic.ui.remote_comms import RemoteComms
+from skyrl_magic.ui.widget_front_ends import WidgetFrontEnds
 
 #: Places that are remembered; what comes for an older one is not shown (the run's log has it).
 _REMEMBERED = 1000
@@ -20,6 +22,7 @@ class RemoteOutputs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._places: OrderedDict[str, CellOutputs] = OrderedDict()
+        self._front_ends = WidgetFrontEnds()
         self.comms = RemoteComms(self.keep)
 
     def keep(self, name: str, place: CellOutputs) -> CellOutputs:
@@ -34,6 +37,9 @@ class RemoteOutputs:
         """Show a message of a run that is followed, in the cell's thread."""
         self.comms.follow(session, message)
         place.publish(message)
+        missing = self._front_ends.missing(message)
+        if missing:
+            note(missing)
 
     def hear(self, session: Session, message: KernelMessage) -> None:
         """Show a message that came by itself; one of another notebook's run is not shown here."""

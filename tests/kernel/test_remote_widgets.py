@@ -162,3 +162,19 @@ def test_the_notebooks_own_target_comes_first(kernel: Kernel) -> None:
     send(kernel, "comm_open", {"comm_id": "o", "target_name": "tests.echo", "data": {}})
     send(kernel, "comm_msg", {"comm_id": "o", "data": "hello"})
     assert hear(kernel, "o") == ("comm_msg", "from here")
+
+
+MAP = """
+import ipywidgets, traitlets
+class Map(ipywidgets.DOMWidget):
+    _model_module = _view_module = traitlets.Unicode('jupyter-nowhere').tag(sync=True)
+    _model_name = _view_name = traitlets.Unicode('Map').tag(sync=True)
+Map()"""
+
+
+def test_a_widget_without_its_front_end_says_so_once(kernel: Kernel) -> None:
+    """JupyterLab alone shows "Click to show javascript error" in its place."""
+    (line,) = [note for note in kernel.run(PYTHON + MAP).notes if "jupyter-nowhere" in note]
+    assert "install the package here too" in line
+    assert not any("jupyter-nowhere" in note for note in kernel.run(PYTHON + MAP).notes)
+    assert not any("front end" in note for note in kernel.run(PYTHON + WIDGETS).notes)
