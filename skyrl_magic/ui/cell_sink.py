@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -17,12 +18,17 @@ class CellSink:
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
         self._display = RunDisplay(run_id, publish=self._publish)
-        self.session: Session | None = None
-        """Where the run is, once that is known."""
+        self._session: Session | None = None
+
+    def joined(self, session: Session, request: RunRequest) -> None:
+        """Where the run is."""
+        self._session = session
+        if request.kind == protocol.PYTHON and self._place is not None:
+            self._outputs.comms.use(session)
 
     def _publish(self, message: protocol.KernelMessage) -> None:
-        if self.session is not None and self._place is not None:
-            self._outputs.publish(self.session, self._place, message)
+        if self._session is not None and self._place is not None:
+            self._outputs.publish(self._session, self._place, message)
 
     @property
     def flush_due_s(self) -> float | None:

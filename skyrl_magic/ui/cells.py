@@ -127,7 +127,7 @@ class Cells:
                 for attempt in range(_START_TRIES):
                     try:
                         session, _ = self._session(given, config, folder)
-                        sink.session = session
+                        sink.joined(session, request)
                         variables.send(session, request.uv)
                         watch = runs.start(session, request, run_id, sink, interrupts)
                         self.notebook.runs[run_id] = session

@@ -3,7 +3,7 @@
 Each has a stand-in among this kernel's comms, which hands what the front end sends to the session. A page that was
 loaded anew asks this kernel for all widgets over a comm of its own (``jupyter.widget.control``, in jupyter-widgets'
 ``ManagerBase._loadFromKernel``), and takes its one answer for all there are: the sessions' widgets are added to it. Any
-other comm that a front end opens, and for which there is no target here, is for the session that showed something last.
+other comm that a front end opens, and for which there is no target here, is for the session of the last Python cell.
 """
 
 from __future__ import annotations
@@ -59,7 +59,15 @@ class RemoteComms:
         """Sessions that have not answered in time: nobody waits for them until they are heard again."""
         self._comm_open: Callable[..., Any] | None = None
         self._newest: Session | None = None
-        """Where what was shown last comes from."""
+        """Where the last Python cell ran."""
+
+    def use(self, session: Session) -> None:
+        """A Python cell runs in the session."""
+        self._newest = session
+        # Every comm that the front end opens is heard of: whoever imports ipywidgets takes its targets anew.
+        if self._comm_open is None:
+            self._comm_open = _handlers()["comm_open"]
+            _handlers()["comm_open"] = self._opened
 
     def hear(self, session: Session, message: KernelMessage) -> None:
         """Note a message that a session's kernel sent by itself."""
@@ -74,8 +82,6 @@ class RemoteComms:
 
     def follow(self, session: Session, message: KernelMessage) -> None:
         """A message is about to be shown: a comm begins or ends with some."""
-        self._newest = session
-        self._install()
         comm_id, target = message.content.get("comm_id"), message.content.get("target_name")
         if not isinstance(comm_id, str):
             return
@@ -138,12 +144,6 @@ class RemoteComms:
         return [comm_id for comm_id, comm in list(self._comms.items()) if comm.session is session]
 
     # --- what the front end opens -----------------------------------------------------------------------------------
-
-    def _install(self) -> None:
-        """Hear of every comm that the front end opens: whoever imports ipywidgets takes its targets anew."""
-        if self._comm_open is None:
-            self._comm_open = _handlers()["comm_open"]
-            _handlers()["comm_open"] = self._opened
 
     def _opened(self, stream: Any, ident: Any, message: Mapping[str, Any]) -> None:
         target, targets = message["content"].get("target_name"), _manager().targets
