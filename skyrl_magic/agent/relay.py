@@ -50,7 +50,7 @@ class Relay:
         self._heard_iopub = False
         self._over = False
         self._killed = ""
-        """Why the kernel was ended, where somebody asked for that."""
+        """Why the kernel ends, where somebody asked for that."""
         self._waiting: Deque[KernelRun] = deque()
         self._current: Optional[KernelRun] = None
         self._runs: OrderedDict[str, KernelRun] = OrderedDict()
@@ -100,7 +100,7 @@ class Relay:
 
     def _next(self) -> None:
         """Hand the next cell to the kernel, which executes one at a time."""
-        if self._current is not None or not self._ready:
+        if self._current is not None or not self._ready or self._killed:
             return
         if not self._waiting:
             self._warm_up()
@@ -265,6 +265,9 @@ class Relay:
                 self._end(run)
 
     def _end(self, run: KernelRun) -> None:
+        if run.asks_exit():  # the kernel goes in a moment: the next cell is for another one
+            self._killed = "a cell called exit()"
+            self._supervisor.send(protocol.RelayFailed(self._killed))
         self._supervisor.send(run.end())
         if run is self._current:
             self._current = None

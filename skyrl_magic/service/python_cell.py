@@ -44,6 +44,11 @@ class PythonEnd:
     payload: list[Mapping[str, Any]] = field(default_factory=list)
     """What the kernel asks of the front end (a page of help, the next cell's text), as in Jupyter's reply."""
 
+    @property
+    def exits(self) -> bool:
+        """Whether the cell has ended its kernel with ``exit``."""
+        return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in self.payload)
+
 
 class PythonCell:
     """Takes a run's ``outputs``.

@@ -10,7 +10,7 @@ from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.errors import CellError, SkyRLMagicError
 
-#: The payloads of a Jupyter reply that concern a notebook (``ask_exit`` would end this notebook's own kernel).
+#: The payloads of a Jupyter reply that concern a notebook (``exit`` ends the session's kernel, not this one).
 _PAYLOADS = ("page", "set_next_input")
 
 

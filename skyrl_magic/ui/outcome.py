@@ -101,6 +101,11 @@ def _note_end(result: RunResult, sink: CellSink) -> None:
         sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
     if result.python is not None:
         write_payload(result.python.payload)
+        if result.python.exits:
+            sink.note(
+                "exit() ends the session's Python kernel, not this notebook's: its variables are gone, the session "
+                "goes on and the next Python cell starts a new kernel"
+            )
 
 
 def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:

@@ -137,10 +137,21 @@ def test_a_kernel_that_dies_ends_its_cell_with_the_cause(kernel: Kernel, code: s
     assert python(kernel, "1").err == ""
 
 
-def test_exit_in_a_cell_ends_the_kernel_as_it_would_there(kernel: Kernel) -> None:
-    cell = python(kernel, "print('last')\nexit()")
+@pytest.mark.parametrize("code", ["exit()", "quit()", "exit(keep_kernel=False)"])
+def test_exit_in_a_cell_ends_the_kernel_and_says_so(kernel: Kernel, code: str) -> None:
+    cell = python(kernel, f"x = 1\nprint('last')\n{code}")
     assert (cell.status, cell.out) == ("ok", "last\n")
-    assert python(kernel, "2").result == "2"
+    assert len([note for note in cell.notes if "ends the session's Python kernel" in note]) == 1
+    again = python(kernel, "'x' in globals()")  # also in the moment in which the old one still goes
+    assert again.result == "False"
+    assert "a cell called exit()" in again.err
+
+
+def test_exit_that_keeps_the_kernel_keeps_it(kernel: Kernel) -> None:
+    cell = python(kernel, "x = 1\nexit(keep_kernel=True)")
+    assert not any("kernel" in note for note in cell.notes)
+    again = python(kernel, "x")
+    assert (again.result, again.err) == ("1", "")
 
 
 def test_a_killed_relay_ends_its_cell_and_the_next_one_goes_on(kernel: Kernel, loopback_server: ServerAddress) -> None:
