@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from skyrl_magic.core import protocol
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.session import Session
@@ -19,6 +21,9 @@ class CellSink:
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
         self._display = RunDisplay(run_id, publish=self._publish)
         self._session: Session | None = None
+        self.keeps_value = False
+        self.value_count: Any = None
+        """The number of the value that was kept back, as in the remote ``Out``; what a container sends."""
 
     def joined(self, session: Session, request: RunRequest) -> None:
         """Where the run is."""
@@ -49,7 +54,10 @@ class CellSink:
         note(text)
 
     def message(self, message: protocol.KernelMessage) -> None:
-        """Show a Python cell's message."""
+        """Show a Python cell's message; a value that the notebook assigns is not shown."""
+        if self.keeps_value and message.msg_type == "execute_result":
+            self.value_count = message.content.get("execution_count")
+            return
         self._display.message(message)
 
     def ask(self, prompt: str, *, password: bool) -> str:

@@ -121,6 +121,7 @@ class Cells:
         )
         run_id = new_run_id()
         sink = CellSink(run_id, self._outputs)
+        sink.keeps_value = variables.value
         runs = self._services.runs
         with Interrupts() as interrupts:
             try:
@@ -145,7 +146,7 @@ class Cells:
             outcome = outcome_of(request, result, sink)
             if outcome.error is None and not result.exit_code:
                 with interrupts.raising():
-                    bring(variables, session, outcome)
+                    bring(variables, session, outcome, sink)
             return outcome
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:

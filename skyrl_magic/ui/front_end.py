@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,13 @@ def ask(prompt: str, *, password: bool) -> str:
     """Ask the user. Raises KeyboardInterrupt."""
     # In a kernel both are its own, which ask the front end.
     return getpass.getpass(prompt) if password else input(prompt)
+
+
+def is_assigned(magic: str, rest: str) -> bool:
+    """Whether the cell that runs assigns what the line magic returns: ``x = %magic … rest``."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
+    return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

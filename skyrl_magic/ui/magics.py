@@ -106,21 +106,21 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_modal(self, line: str, cell: str | None = None) -> None:
+    def skyrl_modal(self, line: str, cell: str | None = None) -> Any:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
-        self._run(parse_line(line), cell, "%%skyrl_modal")
+        return self._run(parse_line(line), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_python(self, line: str, cell: str | None = None) -> None:
+    def skyrl_python(self, line: str, cell: str | None = None) -> Any:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
-        self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
+        return self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
 
-    def _run(self, parsed: Line, cell: str | None, magic: str) -> None:
+    def _run(self, parsed: Line, cell: str | None, magic: str) -> Any:
         given = parsed.given
         if given.help:
             _say(help_text(magic, _PYTHON_HELP if given.python else _MODAL_HELP))
-            return
+            return None
         if cell is not None and parsed.rest:
             word = parsed.rest.split()[0]
             raise OptionError(f"{word!r} is no option: the code of a {magic} cell goes below its first line")
@@ -131,21 +131,24 @@ class SkyRLMagic(Settings):
         _check_uv(given)
         command = parsed.rest if cell is None else cell
         if given.python and cell is not None and not cell.strip():
-            return  # as an empty cell of Python anywhere
+            return None  # as an empty cell of Python anywhere
         from skyrl_magic.service.command import check_command
 
         check_command(command, shell=not given.python)
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
-            return
-        from skyrl_magic.ui.front_end import fails_silently
+            return None
+        from skyrl_magic.ui.front_end import fails_silently, is_assigned
         from skyrl_magic.ui.variables import of_cell
 
         variables = of_cell(given, self._namespace())
+        if cell is None and given.python and is_assigned(magic.lstrip("%"), command):
+            variables = dataclasses.replace(variables, value=True)
         outcome = self.cells.run(given, self.given(), _folder(), command, variables)
         self._assign(outcome.variables)
         if outcome.error is not None and not (cell is not None and fails_silently(outcome.error)):
             raise outcome.error
+        return outcome.value
 
     @no_var_expand
     @line_magic

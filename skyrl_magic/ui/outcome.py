@@ -34,6 +34,8 @@ class Outcome:
     """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
 
     variables: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    """What a line magic returns."""
     error: SkyRLMagicError | None = None
 
 
@@ -78,7 +80,7 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
             sink.close(text)
             return Outcome(variables)
     sink.close(None)
-    return Outcome(variables, error)
+    return Outcome(variables, error=error)
 
 
 def _was_waiting(result: RunResult, end: PythonEnd) -> bool:
@@ -86,10 +88,12 @@ def _was_waiting(result: RunResult, end: PythonEnd) -> bool:
     return end.well and result.exit_code == _SIGNAL_BASE + signal.SIGINT
 
 
-def bring(variables: Variables, session: Session, outcome: Outcome) -> None:
+def bring(variables: Variables, session: Session, outcome: Outcome, sink: CellSink) -> None:
     """Add what a Python cell brings back, or why it cannot."""
     try:
         outcome.variables |= variables.bring(session)
+        if isinstance(sink.value_count, int):
+            outcome.value = variables.bring_value(session, sink.value_count)
     except SkyRLMagicError as error:
         outcome.error = error
 
