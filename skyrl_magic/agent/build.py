@@ -39,7 +39,7 @@ def build_agent(dest: Optional[Path] = None) -> Path:
 def _pack() -> bytes:
     members = {"__main__.py": _MAIN, "skyrl_magic/__init__.py": b"", "skyrl_magic/core/__init__.py": b""}
     sources = [path for path in (_PACKAGE / "agent").glob("*.py") if path.name != Path(__file__).name]
-    shared = (_PACKAGE / "core" / "protocol.py", *(_PACKAGE / "core" / "variables").glob("*.py"))
+    shared = [path for name in ("protocol", "variables") for path in (_PACKAGE / "core" / name).glob("*.py")]
     for path in (*sources, *shared):
         members[path.relative_to(_PACKAGE.parent).as_posix()] = path.read_bytes()
     packed = io.BytesIO()

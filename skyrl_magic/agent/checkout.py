@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
@@ -124,7 +123,10 @@ class Checkout:
         """Forget what is staged."""
         self._abandon()
         self._staged.clear()
-        shutil.rmtree(self._stage, ignore_errors=True)
+        if self._stage.exists():
+            import shutil  # it would load compressors at every start
+
+            shutil.rmtree(self._stage, ignore_errors=True)
 
     def _abandon(self) -> None:
         if self._open is not None:

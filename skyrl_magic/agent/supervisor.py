@@ -20,6 +20,7 @@ from skyrl_magic.agent import boot, commits, paths, procs, reserve
 from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
 from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
@@ -75,6 +76,7 @@ class Supervisor:
             self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
         )
         self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request, self.kernel)
+        self.endings = Endings(self.runs.send_signal)
         self.boot_seconds = 0.0
         self._last_asked = self._began
         self._next_commit = self._began
@@ -196,6 +198,7 @@ class Supervisor:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
+        self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             for run in self.runs.active:
@@ -205,6 +208,8 @@ class Supervisor:
         deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
         if not self.runs.has_spare and not self._stopping:
             deadlines.append(self._spare_due_at)
+        if self.endings.due_at is not None:
+            deadlines.append(self.endings.due_at)
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
         return min(deadlines)

@@ -14,6 +14,8 @@ HEAD_BYTES = 600_000
 #: Size in bytes of that display while the run goes on, and when it has ended.
 LIVE_TAIL_BYTES = 8_000
 TAIL_BYTES = 32_000
+#: What a flood leaves of the kernel's bytes: for its own tail, and for the next cell.
+FLOOD_RESERVE_BYTES = 3 * TAIL_BYTES
 
 #: Time between two writes, in seconds.
 INTERVAL_S = 0.2

@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import re
 
-from skyrl_magic.core.display_budget import HEAD_BYTES, LIVE_TAIL_BYTES, TAIL_BYTES, DisplayBudget, KernelBudget
+from skyrl_magic.core.display_budget import (
+    FLOOD_RESERVE_BYTES,
+    HEAD_BYTES,
+    LIVE_TAIL_BYTES,
+    TAIL_BYTES,
+    DisplayBudget,
+    KernelBudget,
+)
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
@@ -128,6 +135,10 @@ class DisplayPlan:
         for channel in self._channels.values():
             if channel.live:
                 self._close(channel, channel.live.rows, now_s)
+        if self._tail_live:
+            # A flood leaves text out anyway: after other floods it leaves out more, and its cell need not wait.
+            room_bytes = self._budget.kernel.size_bytes(now_s) - FLOOD_RESERVE_BYTES
+            self._tail.leave_out(*self._queue.leave_out_before(self._tail_live, room_bytes))
         self._show_tail(now_s, TAIL_BYTES)
         rest = self._noise.rest() if self._noise else ""
         if rest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections import deque
@@ -198,6 +199,29 @@ class DisplayQueue:
             live.waits_since_s = now_s
             self._changed.append(live)
 
+    def leave_out_before(self, live: Live, room_bytes: float) -> tuple[int, int]:
+        """Give up the text that waits before ``live``, but for its first ``room_bytes`` on the wire.
+
+        Returns how many bytes and lines were given up.
+        """
+        if live.shown or live not in self._items:
+            return 0, 0
+        size_bytes = lines = 0
+        for item in itertools.takewhile(lambda item: item is not live, self._items):
+            if not isinstance(item, _Text):
+                continue
+            kept: deque[str] = deque()
+            for part in item.parts:
+                room_bytes -= _text_wire_bytes(part)
+                if room_bytes >= 0:
+                    kept.append(part)
+                else:
+                    size_bytes += len(part.encode())
+                    lines += part.count("\n")
+            item.parts = kept
+        self._items = deque(item for item in self._items if not isinstance(item, _Text) or item.parts)
+        return size_bytes, lines
+
     def close(self, live: Live) -> None:
         """``live`` changes no more. If it was not shown yet, it becomes stream text, or nothing."""
         if live.shown or live not in self._items:
@@ -309,10 +333,13 @@ def _message_bytes(message: KernelMessage) -> int:
 
 def _wire_bytes(action: Action) -> int:
     """About what text takes on the wire: as JSON, with a header; a display of stderr has it twice."""
-    text = action.text
-    size_bytes = len(text.encode()) + sum(map(text.count, '\n\r\t"\\')) + 5 * text.count("\x1b")
+    size_bytes = _text_wire_bytes(action.text)
     twice = not isinstance(action, StreamText | ShowMessage) and action.stream == STDERR
     return _HEADER_BYTES + size_bytes * (1 + twice)
+
+
+def _text_wire_bytes(text: str) -> int:
+    return len(text.encode()) + sum(map(text.count, '\n\r\t"\\')) + 5 * text.count("\x1b")
 
 
 def _take_text(parts: deque[str], limit_bytes: float) -> str:

@@ -58,6 +58,17 @@ class Interrupts:
         self._presses += 1
         self._wake()
 
+    def pause(self, wait_s: float) -> bool:
+        """Wait; True as soon as Stop was pressed, which still counts for :meth:`take`."""
+        if self._presses:
+            return True
+        pressed, wake = threading.Event(), self._wake
+        self._wake = pressed.set
+        try:
+            return pressed.wait(wait_s)
+        finally:
+            self._wake = wake
+
     def take(self) -> int:
         """How often Stop was pressed since this was last asked."""
         presses, self._presses = self._presses, 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -14,20 +15,20 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 
 
 class CellSink:
-    """``service.runs.Sink`` on a cell's display."""
+    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short."""
 
-    def __init__(self, run_id: str, outputs: RemoteOutputs) -> None:
+    def __init__(self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts) -> None:
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
-        self._display = RunDisplay(run_id, publish=self._publish)
+        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause)
         self._session: Session | None = None
-        self.keeps_value = False
+        self._keeps_value = False
         self.value_count: Any = None
         """The number of the value that was kept back, as in the remote ``Out``; what a container sends."""
 
-    def joined(self, session: Session, request: RunRequest) -> None:
-        """Where the run is."""
-        self._session = session
+    def joined(self, session: Session, request: RunRequest, *, keeps_value: bool) -> None:
+        """Where the run is; with ``keeps_value`` its value is assigned, and not shown."""
+        self._session, self._keeps_value = session, keeps_value
         if request.kind == protocol.PYTHON and self._place is not None:
             self._outputs.comms.use(session)
 
@@ -54,8 +55,8 @@ class CellSink:
         note(text)
 
     def message(self, message: protocol.KernelMessage) -> None:
-        """Show a Python cell's message; a value that the notebook assigns is not shown."""
-        if self.keeps_value and message.msg_type == "execute_result":
+        """Show a Python cell's message."""
+        if self._keeps_value and message.msg_type == "execute_result":
             self.value_count = message.content.get("execution_count")
             return
         self._display.message(message)

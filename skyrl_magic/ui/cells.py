@@ -38,7 +38,7 @@ from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, request_for
-from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of
+from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.running import Running
@@ -120,15 +120,14 @@ class Cells:
             allow_stdin=can_ask(),
         )
         run_id = new_run_id()
-        sink = CellSink(run_id, self._outputs)
-        sink.keeps_value = variables.value
         runs = self._services.runs
         with Interrupts() as interrupts:
+            sink = CellSink(run_id, self._outputs, interrupts)
             try:
                 for attempt in range(_START_TRIES):
                     try:
                         session, _ = self._session(given, config, folder)
-                        sink.joined(session, request)
+                        sink.joined(session, request, keeps_value=variables.value)
                         variables.send(session, request.uv)
                         watch = runs.start(session, request, run_id, sink, interrupts)
                         self.notebook.runs[run_id] = session
@@ -144,6 +143,8 @@ class Cells:
                 sink.close(None)
                 raise
             outcome = outcome_of(request, result, sink)
+            if outcome.error is None and interrupts.take():  # while the last output was shown
+                outcome.error = stopped_late(result)
             if outcome.error is None and not result.exit_code:
                 with interrupts.raising():
                     bring(variables, session, outcome, sink)

@@ -30,6 +30,8 @@ Clock = Callable[[], float]
 #: Of all cells of this kernel, by the clock of :func:`time.monotonic`.
 _kernel_budget = KernelBudget()
 Publish = Callable[[KernelMessage], None]
+#: Waits so many seconds; True where the user does not want to wait any longer.
+Pause = Callable[[float], bool]
 
 _FULL_SCREEN = (
     "this program draws a whole screen, and a cell is no terminal: its text comes line by line and it gets no keys; "
@@ -44,14 +46,21 @@ class RunDisplay:
         run_id: the run, for the line that says how to read what was left out.
         clock: monotonic time in seconds.
         publish: shows a message of a Python cell; by default under the cell that runs.
+        pause: waits where the kernel has shown all that it may for now.
         whole: Ray's lines about itself are shown too.
     """
 
     def __init__(
-        self, run_id: str, *, clock: Clock = time.monotonic, publish: Publish | None = None, whole: bool = False
+        self,
+        run_id: str,
+        *,
+        clock: Clock = time.monotonic,
+        publish: Publish | None = None,
+        pause: Pause | None = None,
+        whole: bool = False,
     ) -> None:
         in_cell = in_kernel()
-        self._view = _KernelView(run_id, clock, publish, whole=whole) if in_cell else _TerminalView(run_id)
+        self._view = _KernelView(run_id, clock, publish, pause, whole=whole) if in_cell else _TerminalView(run_id)
         self._told_full_screen = False
 
     def feed(self, event: Output | Gap) -> None:
@@ -142,8 +151,10 @@ def in_kernel() -> bool:
 
 
 class _KernelView:
-    def __init__(self, run_id: str, clock: Clock, publish: Publish | None, *, whole: bool) -> None:
+    def __init__(self, run_id: str, clock: Clock, publish: Publish | None, pause: Pause | None, *, whole: bool) -> None:
+        self._run_id = run_id
         self._clock = clock
+        self._pause = pause or _sleep
         self._publish = publish or CellOutputs().publish
         # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
         kernel = _kernel_budget if clock is time.monotonic else None
@@ -173,7 +184,9 @@ class _KernelView:
         for action in self._plan.finish(self._clock()):
             self._perform(action)
         while (rest_s := self._plan.rest_s(self._clock())) is not None:
-            time.sleep(rest_s)
+            if self._pause(rest_s):
+                note(f"… the rest is left out here; %skyrl_logs {self._run_id} shows it")
+                return
             for action in self._plan.finish(self._clock()):
                 self._perform(action)
 
@@ -241,6 +254,11 @@ class _TerminalLine:
     def end(self, text: str) -> None:
         self.show(text)
         _write("stdout", "\n" if sys.stdout.isatty() else f"{text}\n")
+
+
+def _sleep(wait_s: float) -> bool:
+    time.sleep(wait_s)
+    return False
 
 
 def _show_text(action: ShowText | UpdateText) -> None:

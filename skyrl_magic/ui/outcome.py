@@ -54,9 +54,7 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
             f"%skyrl_logs {result.run_id} shows its output"
         )
     elif result.pressed_late:
-        error = RunStopped(
-            f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came"
-        )
+        error = stopped_late(result)
     elif result.python is not None and not result.python.well:
         error = _python_error(result, result.python)
         if isinstance(error, CellError) and not request.raise_error:
@@ -81,6 +79,11 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
             return Outcome(variables)
     sink.close(None)
     return Outcome(variables, error=error)
+
+
+def stopped_late(result: RunResult) -> RunStopped:
+    """Stop came when the run had ended: nothing was stopped, and Run All ends all the same."""
+    return RunStopped(f"run {result.run_id} had ended by itself, with exit code {result.exit_code}, before Stop came")
 
 
 def _was_waiting(result: RunResult, end: PythonEnd) -> bool:

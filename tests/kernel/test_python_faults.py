@@ -231,3 +231,18 @@ def test_stop_of_a_cell_that_waits_for_another_notebooks(kernel: Kernel, other: 
     assert "was stopped by SIGINT" in stopped.error[0]
     kernel.manager.interrupt_kernel()
     assert "KeyboardInterrupt" in first.end().error[-1]
+
+
+def test_stop_does_not_wait_for_the_last_displays_of_a_run_that_has_ended(kernel: Kernel) -> None:
+    kernel.on_note = ("shown 3", kernel.manager.interrupt_kernel)
+    cell = python(
+        kernel,
+        "for number in range(60):\n"
+        "    page = {'text/plain': f'shown {number}', 'text/html': '.' * 900_000}\n"
+        "    display(page, raw=True)",
+    )
+    assert cell.status == "error"
+    assert "had ended by itself, with exit code 0, before Stop came" in cell.error[-1]
+    assert "shown 59" not in cell.notes
+    assert any("the rest is left out here; %skyrl_logs" in note for note in cell.notes)
+    assert python(kernel, "1 + 1").result == "2"

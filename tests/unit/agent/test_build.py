@@ -36,9 +36,10 @@ def test_without_a_place_it_goes_to_the_cache(tmp_path: Path, monkeypatch: pytes
 def test_it_holds_the_agent_the_protocol_and_the_codec_alone(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         names = set(archive.namelist())
-    assert {"__main__.py", "skyrl_magic/core/protocol.py", "skyrl_magic/agent/supervisor.py"} <= names
-    core = {name for name in names if name.startswith("skyrl_magic/core/") and "/variables/" not in name}
-    assert core == {"skyrl_magic/core/__init__.py", "skyrl_magic/core/protocol.py"}
+    assert {"__main__.py", "skyrl_magic/core/protocol/codec.py", "skyrl_magic/agent/supervisor.py"} <= names
+    core = {name.removeprefix("skyrl_magic/core/") for name in names if name.startswith("skyrl_magic/core/")}
+    assert {name.rpartition("/")[0] for name in core} == {"", "protocol", "variables"}
+    assert {name for name in core if "/" not in name} == {"__init__.py"}
     assert "skyrl_magic/core/variables/bundle.py" in names
     assert "skyrl_magic/agent/build.py" not in names
 

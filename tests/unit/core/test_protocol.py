@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol import codec
 
-KINDS = sorted(protocol._KINDS.items())
+KINDS = sorted(codec.KINDS.items())
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**53), 2**53),

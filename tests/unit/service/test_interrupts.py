@@ -49,6 +49,22 @@ def test_after_a_question_it_is_counted_again_also_when_that_failed() -> None:
         assert interrupts.take() == 1
 
 
+def test_stop_ends_a_pause_and_is_still_counted() -> None:
+    woken: list[int] = []
+    with Interrupts() as interrupts:
+        interrupts.divert(lambda: woken.append(1))
+        assert not interrupts.pause(0)
+        presser = threading.Timer(0.01, interrupts.press)
+        presser.start()
+        assert interrupts.pause(60)
+        presser.join()
+        assert interrupts.pause(60), "it is not taken yet"
+        assert interrupts.take() == 1
+        assert not woken, "the pause had it"
+        interrupts.press()
+        assert woken
+
+
 def failing_cell() -> None:
     with Interrupts() as interrupts:
         interrupts.divert(lambda: None)

@@ -1,0 +1,111 @@
+"""The session as a whole: greeting, signs of life, answers to any request, its state and its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import List, Optional
+
+from skyrl_magic.core.protocol.codec import VERSION, Message, frame
+
+#: In the line of the main process's own output that says why the session ends; the reason follows.
+SESSION_ENDS = "the session ends: "
+
+
+@frame(1)
+@dataclasses.dataclass(frozen=True)
+class Hello(Message):
+    """First frame of a client; answered by :class:`Welcome`."""
+
+    version: int = VERSION
+    client_id: str = ""
+
+
+@frame(64)
+@dataclasses.dataclass(frozen=True)
+class Welcome(Message):
+    """Answer to :class:`Hello`."""
+
+    version: int = VERSION
+    agent_hash: str = ""
+    """SHA-256 of the agent's zipapp: tells a newer client that the warm session runs an older agent."""
+    session: str = ""
+    workdir: str = ""
+
+
+@frame(2)
+@dataclasses.dataclass(frozen=True)
+class Ping(Message):
+    """Keeps the client attached (every 5 s; ``attach`` leaves after 30 s without one). Answered by :class:`Pong`."""
+
+    number: int = 0
+
+
+@frame(65)
+@dataclasses.dataclass(frozen=True)
+class Pong(Message):
+    """Answer to :class:`Ping` with its number."""
+
+    number: int = 0
+
+
+@frame(66)
+@dataclasses.dataclass(frozen=True)
+class Done(Message):
+    """The request was carried out."""
+
+    request: int = 0
+
+
+@frame(67)
+@dataclasses.dataclass(frozen=True)
+class Failed(Message):
+    """The request was refused. ``code`` is for programs (``stale``, ``unknown_run``, …), ``message`` for people."""
+
+    request: int = 0
+    code: str = ""
+    message: str = ""
+
+
+@frame(12)
+@dataclasses.dataclass(frozen=True)
+class Configure(Message):
+    """Change a live session. ``None`` leaves a value as it is. Answered by :class:`Done`."""
+
+    request: int = 0
+    idle_timeout_s: Optional[float] = None
+
+
+@frame(13)
+@dataclasses.dataclass(frozen=True)
+class GetStatus(Message):
+    """Answered by :class:`Status`."""
+
+    request: int = 0
+
+
+@frame(76)
+@dataclasses.dataclass(frozen=True)
+class Status(Message):
+    """A session's state. ``ray`` is ``off``, ``starting``, ``ready`` or ``failed``."""
+
+    request: int = 0
+    ray: str = "off"
+    ray_seconds: float = 0.0
+    """How long Ray took to start, or has been starting."""
+    ray_detail: str = ""
+    """The last line that the start of Ray printed, when it failed."""
+    boot_seconds: float = 0.0
+    active_runs: List[str] = dataclasses.field(default_factory=list)
+    idle_s: float = 0.0
+    idle_timeout_s: float = 0.0
+    clients: int = 0
+    kernel: str = "off"
+    """The Python kernel: ``off``, ``starting`` or ``ready``."""
+
+
+@frame(14)
+@dataclasses.dataclass(frozen=True)
+class StopSession(Message):
+    """End the container: runs are stopped, journals flushed, the volume committed. Answered by :class:`Done` first."""
+
+    request: int = 0
