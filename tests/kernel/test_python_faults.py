@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from skyrl_magic.agent.kernel_magics import NAMES
 from skyrl_magic.core.display_budget import RICH_BURST_MESSAGES
 from skyrl_magic.core.display_queue import MAX_WAITING_DISPLAYS
 from skyrl_magic.loopback.daemon import ServerAddress
+from skyrl_magic.ui.magics import SkyRLMagic
 from tests.kernel.conftest import SETTINGS, Cell, Kernel, make_kernel
 from tests.kernel.processes import kill
 from tests.kernel.running import Running
@@ -152,6 +154,23 @@ def test_exit_that_keeps_the_kernel_keeps_it(kernel: Kernel) -> None:
     assert not any("kernel" in note for note in cell.notes)
     again = python(kernel, "x")
     assert (again.result, again.err) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["%skyrl_pull x", "y = 1\n%skyrl_stop --all", "%%skyrl_modal --gpu L4\nls", "%%skyrl_python\n1", "x = %skyrl_logs"],
+)
+def test_a_magic_of_the_notebook_inside_a_python_cell_says_where_it_belongs(kernel: Kernel, code: str) -> None:
+    cell = python(kernel, code)
+    assert cell.status == "error"
+    (line,) = cell.err.splitlines()
+    name = next(word for word in code.split() if "skyrl" in word)
+    assert line.startswith(f"UsageError: {name} is the notebook's")
+    assert cell.error == []
+
+
+def test_each_magic_of_the_notebook_is_known_there() -> None:
+    assert set(NAMES) == set(SkyRLMagic.magics["line"]) | set(SkyRLMagic.magics["cell"])
 
 
 def test_a_killed_relay_ends_its_cell_and_the_next_one_goes_on(kernel: Kernel, loopback_server: ServerAddress) -> None:
