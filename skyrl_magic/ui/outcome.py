@@ -62,8 +62,8 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
             error = None
     elif result.reason and result.python is not None:
         error = KernelDied(
-            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
-            "and the next Python cell starts a new kernel"
+            f"run {result.run_id} ended after {took} with its Python kernel: {result.reason}; the variables are gone, "
+            "the session goes on and the next Python cell has a new kernel"
         )
     elif result.reason:
         error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
