@@ -61,6 +61,7 @@ class Cells:
 
     def close(self) -> None:
         """Close the channels; sessions and runs go on."""
+        self._outputs.comms.close()
         self._services.close()
 
     def session_names(self) -> list[str]:
@@ -169,7 +170,7 @@ class Cells:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
         session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
-        self._outputs.forget_comms(session)
+        self._outputs.comms.forget(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
 
     def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:

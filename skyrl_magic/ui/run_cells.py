@@ -54,7 +54,7 @@ class RunCells:
             sink = CellSink(run_id, self._outputs, interrupts)
 
             def begin(session: Session) -> Watch:
-                sink.session = session
+                sink.joined(session, request, keeps_value=variables.value)
                 variables.send(session, request.uv)
                 return self._runs.start(session, request, run_id, sink, interrupts)
 
@@ -69,7 +69,7 @@ class RunCells:
             outcome = self._follow(session, request, watch, sink, interrupts)
             if outcome.error is None and not (outcome.result and outcome.result.exit_code):
                 with interrupts.raising():
-                    bring(variables, session, outcome)
+                    bring(variables, session, outcome, sink)
             return outcome
 
     def background(
@@ -108,7 +108,7 @@ class RunCells:
         with Interrupts(self._kernel_end.wait) as interrupts:
             begin = dict(zip(protocol.JOURNAL_STREAMS, start, strict=True))
             sink = CellSink(run_id, self._outputs, interrupts, begin, also)
-            sink.session = session
+            sink.joined(session, request, keeps_value=False)
             if followed is not None:
                 followed.leave()
             watch = self._runs.attach(session, request, run_id, interrupts)
