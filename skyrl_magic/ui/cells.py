@@ -33,6 +33,7 @@ from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sessions import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
+from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import can_ask
@@ -135,7 +136,8 @@ class Cells:
                     except SessionLost:  # it ended since the last cell, and nothing ran: another one is started
                         if attempt == _START_TRIES - 1:
                             raise
-                result = runs.follow(session, request, watch, sink, interrupts)
+                with readable():
+                    result = runs.follow(session, request, watch, sink, interrupts)
             except SkyRLMagicError as error:
                 sink.close(None)
                 return Outcome(error=lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
@@ -198,7 +200,8 @@ class Cells:
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
-        show_logs(line, self.notebook, find)
+        with readable():
+            show_logs(line, self.notebook, find)
 
     def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
