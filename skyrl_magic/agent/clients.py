@@ -11,7 +11,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
+from skyrl_magic.agent.run import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 

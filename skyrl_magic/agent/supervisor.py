@@ -23,7 +23,8 @@ from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.ray_start import RayStart
-from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
+from skyrl_magic.agent.run import ENDED, RUNNING, Run
+from skyrl_magic.agent.runs import RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 

@@ -24,6 +24,11 @@ class Pressed:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """In a watch's queue: who follows the run is to stop following it."""
+
+
+@dataclass(frozen=True)
 class Signalled:
     """In a watch's queue: what came of a signal to the run. ``attempt`` counts the signals that were sent."""
 
@@ -38,7 +43,7 @@ class Trouble:
     broken: bool
 
 
-WatchEvent = protocol.Message | Lost | Pressed | Signalled | Trouble
+WatchEvent = protocol.Message | Lost | Pressed | Leave | Signalled | Trouble
 
 
 class Watch:
@@ -55,6 +60,8 @@ class Watch:
         }
         self._shown_bytes = request.shown_bytes
         self.ended = False
+        self.seen: protocol.Seen | None = None
+        """How far the cell has shown it; the channel tells the agent with its next ping."""
 
     def put(self, message: protocol.Message) -> None:
         """Take a frame of this run from the channel. Raises KeyError for a stream that no run has."""

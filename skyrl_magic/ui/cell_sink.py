@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.runs import Sink
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -15,12 +17,28 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 
 
 class CellSink:
-    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short."""
+    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short.
 
-    def __init__(self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts) -> None:
+    Args:
+        run_id: the run.
+        outputs: where the notebook shows what Python kernels send.
+        interrupts: of the cell.
+        start: the offsets at which the streams begin here.
+        also: hears all of it too.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        outputs: RemoteOutputs,
+        interrupts: Interrupts,
+        start: Mapping[str, int] | None = None,
+        also: Sink | None = None,
+    ) -> None:
+        self._also = also
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
-        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause)
+        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause, start=start)
         self._session: Session | None = None
         self._keeps_value = False
         self.value_count: Any = None
@@ -37,6 +55,11 @@ class CellSink:
             self._outputs.publish(self._session, self._place, message)
 
     @property
+    def settled(self) -> bool:
+        """Whether all that was fed is shown."""
+        return self._display.settled
+
+    @property
     def flush_due_s(self) -> float | None:
         """Seconds until :meth:`tick`."""
         return self._display.flush_due_s
@@ -45,6 +68,8 @@ class CellSink:
         """Show an event."""
         if isinstance(event, (protocol.Output, protocol.Gap)):
             self._display.feed(event)
+            if self._also is not None:
+                self._also.feed(event)
 
     def tick(self) -> None:
         """Show what is due."""
@@ -60,6 +85,8 @@ class CellSink:
             self.value_count = message.content.get("execution_count")
             return
         self._display.message(message)
+        if self._also is not None:
+            self._also.message(message)
 
     def ask(self, prompt: str, *, password: bool) -> str:
         """Ask the user, after all that was printed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,24 @@ def is_assigned(magic: str, rest: str) -> bool:
     kernel = getattr(get_ipython(), "kernel", None)
     code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
     return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
+
+
+class KernelEnd:
+    """Hears that this notebook's kernel is asked to end, also while a cell runs: ipykernel has a thread for that."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        shell: Any = get_ipython()
+        if getattr(shell, "kernel", None) is not None:
+            shell.observe(self._changed, "exit_now")  # set by its handler of ``shutdown_request``
+
+    def _changed(self, change: Mapping[str, Any]) -> None:
+        if change["new"]:
+            self._asked.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long for it; whether it came."""
+        return self._asked.wait(timeout_s)
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

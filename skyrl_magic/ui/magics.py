@@ -58,7 +58,7 @@ class SkyRLMagic(Settings):
             import_whole("skyrl_magic.ui.cells")
             from skyrl_magic.ui.cells import Cells
 
-            self._cells = Cells(self._make_services())
+            self._cells = Cells(self._make_services(), self.rules)
         return self._cells
 
     def close(self) -> None:
