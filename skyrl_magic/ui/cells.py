@@ -30,6 +30,7 @@ from skyrl_magic.service.logs import all_runs, summary
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
+from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import can_ask
@@ -214,7 +215,8 @@ class Cells:
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
-        show_logs(line, self.notebook, find)
+        with readable():
+            show_logs(line, self.notebook, find)
 
     def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.

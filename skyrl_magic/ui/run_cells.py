@@ -14,7 +14,7 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import end_for_good
-from skyrl_magic.service.watch import Watch
+from skyrl_magic.service.watch import Watch, readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
@@ -167,7 +167,8 @@ class RunCells:
     ) -> Outcome:
         run_id = watch.run_id
         try:
-            result = self._runs.follow(session, request, watch, sink, interrupts)
+            with readable():
+                result = self._runs.follow(session, request, watch, sink, interrupts)
         except SkyRLMagicError as error:
             sink.close(None)
             return Outcome(error=lost_with_run(error, run_id))
