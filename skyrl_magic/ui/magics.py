@@ -149,26 +149,18 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_start(self, line: str) -> None:
         """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
-        parsed = parse_line(line, scopes=START_SCOPES)
-        if parsed.given.help:
-            _say(help_text("%skyrl_start", _START_HELP, scopes=START_SCOPES))
-            return
-        if parsed.rest:
-            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start; -h lists them")
-        _check_uv(parsed.given)
-        self.cells.start(parsed.given, self.given(), _folder())
+        given = _options_alone("%skyrl_start", _START_HELP, line)
+        if given is not None:
+            _check_uv(given)
+            self.cells.start(given, self.given(), _folder())
 
     @no_var_expand
     @line_magic
     def skyrl_restart(self, line: str) -> None:
         """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
-        parsed = parse_line(line, scopes=START_SCOPES)
-        if parsed.given.help:
-            _say(help_text("%skyrl_restart", _RESTART_HELP, scopes=START_SCOPES))
-            return
-        if parsed.rest:
-            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_restart")
-        self.cells.restart(parsed.given, self.given(), _folder())
+        given = _options_alone("%skyrl_restart", _RESTART_HELP, line)
+        if given is not None:
+            self.cells.restart(given, self.given(), _folder())
 
     @no_var_expand
     @line_magic
@@ -261,6 +253,17 @@ class SkyRLMagic(Settings):
 
 def _asks_for_help(line: str) -> bool:
     return not {"-h", "--help"}.isdisjoint(line.split())
+
+
+def _options_alone(magic: str, summary: str, line: str) -> Given | None:
+    """The options of a magic that takes nothing else; None where its help was asked for, which is printed."""
+    parsed = parse_line(line, scopes=START_SCOPES)
+    if parsed.given.help:
+        _say(help_text(magic, summary, scopes=START_SCOPES))
+        return None
+    if parsed.rest:
+        raise OptionError(f"{parsed.rest.split()[0]!r} is no option of {magic}; -h lists them")
+    return parsed.given
 
 
 def _no_options(magic: str, summary: str, line: str) -> bool:
