@@ -274,6 +274,8 @@ class Cells:
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost)
+        elif self.notebook.once(f"runs of {session.sandbox.id}"):
+            self._note_runs(session)
         said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
         if said_idle is not None and not created:
             session.set_idle_timeout(float(request.idle_timeout_s))
@@ -310,6 +312,17 @@ class Cells:
             note(f"the session of this name before it had ended: {lost}")
         if session.sync is not None:
             self._note_large(session.sync.reader)
+
+    def _note_runs(self, session: Session) -> None:
+        """Say what goes on in a session that this kernel comes to: of a kernel before it, or of another notebook."""
+        others = [run_id for run_id in session.status.active_runs if run_id not in self.notebook.runs]
+        if len(others) == 1:
+            run_id = others[0]
+            note(
+                f"run {run_id} goes on in this session: %skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+            )
+        elif others:
+            note(f"{len(others)} runs go on in this session: {', '.join(others)}; %skyrl_attach RUN shows one")
 
     def _note_large(self, reader: CheckoutReader) -> None:
         scan = reader.scan()
