@@ -7,8 +7,8 @@ from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.follow import Sink
 from skyrl_magic.service.interrupts import Interrupts
-from skyrl_magic.service.runs import Sink
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note

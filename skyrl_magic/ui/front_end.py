@@ -28,13 +28,6 @@ def ask(prompt: str, *, password: bool) -> str:
     return getpass.getpass(prompt) if password else input(prompt)
 
 
-def is_assigned(magic: str, rest: str) -> bool:
-    """Whether the cell that runs assigns what the line magic returns: ``x = %magic … rest``."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
-    return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
-
-
 class KernelEnd:
     """Hears that this notebook's kernel is asked to end, also while a cell runs: ipykernel has a thread for that."""
 
@@ -51,6 +44,13 @@ class KernelEnd:
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for it; whether it came."""
         return self._asked.wait(timeout_s)
+
+
+def is_assigned(magic: str, rest: str) -> bool:
+    """Whether the cell that runs assigns what the line magic returns: ``x = %magic … rest``."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
+    return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

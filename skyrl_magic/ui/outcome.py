@@ -65,20 +65,17 @@ def captured(request: RunRequest, result: RunResult) -> dict[str, Any]:
 
 def error_of(result: RunResult) -> SkyRLMagicError | None:
     """What a run's end raises; None where it ended well."""
-    run_id, took = result.run_id, duration_text(result.duration_s)
     if result.stopped and (result.python is None or _was_waiting(result, result.python)):
-        return RunStopped(
-            f"run {run_id} was stopped by {result.stopped} after {took}; %skyrl_logs {run_id} shows its output"
-        )
+        took = duration_text(result.duration_s)
+        text = f"run {result.run_id} was stopped by {result.stopped} after {took}; "
+        return RunStopped(text + f"%skyrl_logs {result.run_id} shows its output")
     if result.pressed_late:
         return stopped_late(result)
-    if result.python is not None and not result.python.well:
-        return _python_error(result, result.python)
-    if result.reason and result.python is not None:
-        return KernelDied(
-            f"run {run_id} ended after {took} with its Python kernel: {result.reason}; the variables are gone, "
-            "the session goes on and the next Python cell has a new kernel"
-        )
+    return _shell_error(result) if result.python is None else _python_error(result, result.python)
+
+
+def _shell_error(result: RunResult) -> SkyRLMagicError | None:
+    run_id, took = result.run_id, duration_text(result.duration_s)
     if result.reason:
         return SessionLost(f"run {run_id} ended after {took}: {result.reason}")
     if result.exit_code:
@@ -121,7 +118,9 @@ def _note_end(result: RunResult, sink: CellSink) -> None:
             )
 
 
-def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
+def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError | None:
+    if end.well:
+        return _without_kernel(result) if result.reason else _shell_error(result)
     run_id = result.run_id
     if end.error is not None:
         content = end.error.content
@@ -136,6 +135,11 @@ def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
         f"the Python kernel ended in run {run_id}: {cause}; its variables are gone, the session goes on "
         "and the next Python cell starts a new kernel"
     )
+
+
+def _without_kernel(result: RunResult) -> KernelDied:
+    text = f"run {result.run_id} ended after {duration_text(result.duration_s)} with its Python kernel: {result.reason}"
+    return KernelDied(f"{text}; the variables are gone, the session goes on and the next Python cell has a new kernel")
 
 
 def _shown_only(end: PythonEnd, sink: CellSink) -> None:

@@ -151,8 +151,8 @@ class RunCells:
     def _begun(self, run_id: str, get_session: GetSession, begin: Callable[[Session], T]) -> tuple[Session, T]:
         """A run's session, and what ``begin`` made of it. One that ended since the last cell is started again."""
         for attempt in range(_START_TRIES):
-            session = get_session()
             try:
+                session = get_session()
                 begun = begin(session)
             except SessionLost:
                 if attempt == _START_TRIES - 1:

@@ -89,6 +89,38 @@ def test_a_name_with_another_spec_is_a_conflict(world: World, other: SessionServ
         assert (joined.spec, created) == (request.spec, False)
 
 
+def test_a_session_that_has_ended_unnoticed_is_no_conflict(world: World) -> None:
+    request = named(world.request(), "mine")
+    first = world.start(request)
+    sandbox, polled = sandbox_of(first), list[int | None]()
+
+    def poll() -> int | None:
+        polled.append(ProcessSandbox.poll(sandbox))
+        return polled[-1]
+
+    sandbox.poll = poll  # type: ignore[method-assign]
+    assert world.start(request) is first
+    assert polled == []  # a warm cell asks the server nothing
+    changed = dataclasses.replace(request, spec=dataclasses.replace(request.spec, volume="v2"))
+    with pytest.raises(SessionConflict):
+        world.start(changed)
+    assert polled == [None]
+
+    heard = threading.Event()
+
+    def hang(_: list[str]) -> ByteStream:
+        heard.wait(DEADLINE_S)
+        raise SessionLost("the container has ended")
+
+    sandbox.exec = hang  # type: ignore[method-assign,assignment]
+    sandbox.terminate()
+    assert first.channel.alive
+    second, created = world.service.ensure(changed, Recorder())
+    assert (created, second.spec.volume, first.channel.alive) == (True, "v2", False)
+    assert world.run(second, "echo x")[1].text() == "x\n"
+    heard.set()
+
+
 def test_another_owners_session_is_left_alone(world: World, other: SessionService) -> None:
     foreign(world, {"owner": "somebody@else"})
     for action in (
