@@ -318,9 +318,8 @@ class Cells:
         others = [run_id for run_id in session.status.active_runs if run_id not in self.notebook.runs]
         if len(others) == 1:
             run_id = others[0]
-            note(
-                f"run {run_id} goes on in this session: %skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
-            )
+            ways = f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+            note(f"run {run_id} goes on in this session: {ways}")
         elif others:
             note(f"{len(others)} runs go on in this session: {', '.join(others)}; %skyrl_attach RUN shows one")
 

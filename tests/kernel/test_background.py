@@ -236,7 +236,7 @@ def test_wrong_lines(kernel: Kernel, line: str, says: str) -> None:
 
 @pytest.mark.parametrize("then", ["leave", "stop"])
 def test_a_kernel_that_ends_leaves_its_run_or_stops_it(
-    loopback_server: ServerAddress, tmp_path: Path, kernel: Kernel, then: str
+    loopback_server: ServerAddress, tmp_path: Path, then: str
 ) -> None:
     checkout = make_checkout(tmp_path / "SkyRL", old_layout=False)
     first = make_kernel(checkout.root, loopback_server)
