@@ -151,9 +151,7 @@ def in_kernel() -> bool:
 
 
 class _KernelView:
-    def __init__(
-        self, run_id: str, clock: Clock, publish: Publish | None, pause: Pause | None, *, whole: bool
-    ) -> None:
+    def __init__(self, run_id: str, clock: Clock, publish: Publish | None, pause: Pause | None, *, whole: bool) -> None:
         self._run_id = run_id
         self._clock = clock
         self._pause = pause or _sleep
