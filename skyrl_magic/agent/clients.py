@@ -28,6 +28,7 @@ _USES = (
     protocol.Configure,
     protocol.ReadJournal,
     protocol.SignalRun,
+    protocol.EndRun,
     protocol.InputReply,
     protocol.KernelMessage,
     protocol.RestartKernel,
@@ -51,6 +52,8 @@ class Client:
             protocol.WatchRun: self._watch,
             protocol.UnwatchRun: lambda message: self._watched.discard(message.run_id),
             protocol.SignalRun: self._signal,
+            protocol.EndRun: self._end_run,
+            protocol.Seen: self._seen,
             protocol.ListRuns: self._list,
             protocol.Configure: self._configure,
             protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
@@ -127,6 +130,12 @@ class Client:
         if conflict:
             self.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
+        going_on = len(supervisor.runs.active)
+        if 0 < request.max_runs <= going_on and supervisor.runs.get(request.run_id) is None:
+            text = f"{going_on} runs go on in this session already: %skyrl_cancel ends one, and "
+            text += f"%config SkyRLMagic.max_runs allows more than {request.max_runs}"
+            self.push(protocol.Failed(request.request, "busy", text))
+            return
         run = supervisor.runs.add(request, supervisor.workdir, ready=supervisor.ray.settled)
         if run.state == LAUNCHED and run.cell is None:
             self._starts[run.run_id] = request.request  # one message with the news that it goes, not two
@@ -154,6 +163,19 @@ class Client:
             return
         self._supervisor.runs.send_signal(run, signal.Signals(request.signal))
         self.push(protocol.Done(request.request))
+
+    def _end_run(self, request: protocol.EndRun) -> None:
+        run = self._supervisor.runs.get(request.run_id)
+        if run is None:
+            self.push(protocol.Failed(request.request, "unknown_run", f"this session has no run {request.run_id}"))
+            return
+        self._supervisor.endings.begin(run, float(request.grace_s))
+        self.push(protocol.Done(request.request))
+
+    def _seen(self, request: protocol.Seen) -> None:
+        run = self._supervisor.runs.get(request.run_id)
+        if run is not None:
+            run.see(str(request.notebook), [int(request.stdout), int(request.stderr), int(request.outputs)])
 
     def _list(self, request: protocol.ListRuns) -> None:
         runs = [dataclasses.asdict(summary) for summary in self._supervisor.runs.summaries()]

@@ -9,7 +9,7 @@ import selectors
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Union
 
@@ -29,6 +29,8 @@ ENDED = "ended"
 LAUNCHED = "launched"
 ENDING = "ending"
 _COMMAND_CHARS = 200
+_NOTEBOOK_CHARS = 64
+_MAX_NOTEBOOKS = 16
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
 #: A Python run without a kernel.
@@ -65,11 +67,20 @@ class Run:
     """What concerns a Python cell alone."""
     heard: bytes = b""
     """What came from its shim so far."""
+    seen: Dict[str, List[int]] = field(default_factory=dict)
+    """How far which notebook has shown it, as in ``core.protocol.Seen``."""
 
     @property
     def run_id(self) -> str:
         """The run's id."""
         return self.spec.run_id
+
+    def see(self, notebook: str, bytes_shown: List[int]) -> None:
+        """Note how far a notebook has shown it; the notebooks that looked last are kept."""
+        self.seen.pop(notebook, None)
+        self.seen[notebook[:_NOTEBOOK_CHARS]] = bytes_shown
+        while len(self.seen) > _MAX_NOTEBOOKS:
+            del self.seen[next(iter(self.seen))]
 
     def take_end(self, end: Union[End, protocol.ExecuteEnded]) -> None:
         """Take over how its shim, or the kernel's relay, says that it ended."""
@@ -88,7 +99,17 @@ class Run:
         out, err, outputs = journal.sizes(self.folder)
         kind = protocol.SHELL if self.cell is None else protocol.PYTHON
         return protocol.RunSummary(
-            self.run_id, state, self.command, self.started_at, duration, self.exit_code, out, err, kind, outputs
+            self.run_id,
+            state,
+            self.command,
+            self.started_at,
+            duration,
+            self.exit_code,
+            out,
+            err,
+            kind,
+            outputs,
+            self.seen,
         )
 
     def event(self) -> Optional[protocol.Message]:

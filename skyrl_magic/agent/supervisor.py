@@ -21,6 +21,7 @@ from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.cgroup import Cgroup
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.limits import Limits, duration_text
@@ -75,6 +76,7 @@ class Supervisor:
         self.idle = Idle(self._selector, config.idle_timeout_s, lambda: self.kernel.pid, time.monotonic)
         self._cgroup = Cgroup()
         self._oom_kills = self._cgroup.oom_kills()
+        self.endings = Endings(self.runs.send_signal)
         self.boot_seconds = 0.0
         self._next_commit = self._began
         self._next_shim = self._began
@@ -202,6 +204,7 @@ class Supervisor:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
+        self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             for run in self.runs.active:
@@ -234,6 +237,8 @@ class Supervisor:
             deadlines += [self.idle.next_at, self.limits.next_at(time.monotonic())]
             if not self.runs.has_spare:
                 deadlines.append(self._spare_due_at)
+        if self.endings.due_at is not None:
+            deadlines.append(self.endings.due_at)
         if self._kill_at is not None:
             deadlines.append(self._kill_at)
         return min(deadlines)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from skyrl_magic.core.protocol import JOURNAL_STREAMS, Gap, Output, ProtocolError
 
 
 class Intake:
-    """How far each stream of a run came, across channels that broke and were opened again."""
+    """How far each stream of a run came, across channels that broke and were opened again.
 
-    def __init__(self) -> None:
-        self._offsets = dict.fromkeys(JOURNAL_STREAMS, 0)
+    Args:
+        start: the offsets to begin at, by stream; what is before them is not missed.
+    """
+
+    def __init__(self, start: Mapping[str, int] | None = None) -> None:
+        self._offsets = {**dict.fromkeys(JOURNAL_STREAMS, 0), **(start or {})}
 
     @property
     def offsets(self) -> dict[str, int]:

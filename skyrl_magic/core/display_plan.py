@@ -15,6 +15,7 @@ After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from skyrl_magic.core.display_budget import (
     FLOOD_RESERVE_BYTES,
@@ -61,11 +62,20 @@ class DisplayPlan:
         run_id: the run, for the line about what was left out.
         prefix: makes its display ids unique.
         kernel: what the cells of this kernel may show together; by default this is the only one.
+        start: the offsets at which the streams begin here (see ``Intake``).
         whole: Ray's lines about itself are shown too.
     """
 
-    def __init__(self, run_id: str, prefix: str, kernel: KernelBudget | None = None, *, whole: bool = False) -> None:
-        self.intake = Intake()
+    def __init__(
+        self,
+        run_id: str,
+        prefix: str,
+        kernel: KernelBudget | None = None,
+        *,
+        start: Mapping[str, int] | None = None,
+        whole: bool = False,
+    ) -> None:
+        self.intake = Intake(start)
         self._prefix = prefix
         self._budget = DisplayBudget(kernel)
         self._noise = None if whole else RayNoise()
@@ -109,6 +119,11 @@ class DisplayPlan:
     def full_screen(self) -> bool:
         """Whether the run has drawn on a whole screen, which a cell is not."""
         return any(channel.screen.full_screen for channel in self._channels.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was fed has been sent."""
+        return not self._queue.waiting and all(channel.due_s is None for channel in self._channels.values())
 
     def due_s(self, now_s: float) -> float | None:
         """When to ask for messages next; None while there is nothing to show."""

@@ -19,7 +19,8 @@
         ├── RunFailed              it ended with another exit code than 0
         ├── CellError              a Python cell raised; it shows itself as it did there
         ├── KernelDied             the Python kernel ended under its cell
-        ├── RunStopped             the user stopped it
+        ├── RunStopped             the user stopped it; a KeyboardInterrupt too
+        │   └── RunLeft                or stopped watching it, and it goes on
         └── UnknownRun             no run with this id
 
 Each message is one line: what happened, and what to do next. Foreign errors are mapped in ``cloud/`` only. A notebook
@@ -131,8 +132,12 @@ class KernelDied(RunError):
     """The Python kernel ended while it ran the cell; its variables are gone."""
 
 
-class RunStopped(RunError):
-    """The user stopped the run."""
+class RunStopped(RunError, KeyboardInterrupt):
+    """The user stopped the run. As after any Stop, ``except Exception`` sees it and so does ``KeyboardInterrupt``."""
+
+
+class RunLeft(RunStopped):
+    """The user stopped watching the run, which goes on."""
 
 
 class UnknownRun(RunError):

@@ -64,6 +64,7 @@ class Given:
     output: tuple[str, ...] | None = None
     pickle: bool | None = None
     max_bytes: int | None = None
+    bg: bool | None = None
     dry_run: bool | None = None
     help: bool | None = None
 
@@ -125,6 +126,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--errexit", "errexit", RUN, "stop a shell cell at the first command that fails (bash -e)"),
     Option("--input", "input", RUN, "send these variables before the cell", "A,B", values.variable_names, short="-i"),
     Option("--output", "output", RUN, "bring these back after it (Python)", "C,D", values.variable_names, short="-o"),
+    Option("--bg", "bg", RUN, "run in the background: the cell returns a handle at once"),
     Option("--dry-run", "dry_run", RUN, "print what would run, and touch nothing"),
     Option("--python", "python", KERNEL, "use the session's Python kernel, which keeps its variables"),
     Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from skyrl_magic.core.display_intake import Intake
-from skyrl_magic.core.protocol import FrameDecoder, KernelMessage, Output, ProtocolError
+from skyrl_magic.core.protocol import OUTPUTS, FrameDecoder, KernelMessage, Output, ProtocolError
 
 #: Records of the relay's own, beside Jupyter's message types.
 KERNEL_DIED = "kernel_died"
@@ -15,11 +15,20 @@ ERROR = "error"
 
 
 class OutputsDecoder:
-    """Turns the frames of one run's ``outputs``, in any chunking, into its messages; each comes once."""
+    """Turns the frames of one run's ``outputs``, in any chunking, into its messages; each comes once.
 
-    def __init__(self) -> None:
-        self._intake = Intake()
+    Args:
+        start: the offset of the first message that is wanted.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._intake = Intake({OUTPUTS: start})
         self._decoder = FrameDecoder()
+
+    @property
+    def offset(self) -> int:
+        """Where the next message begins: where another decoder can go on."""
+        return self._intake.offsets[OUTPUTS] - self._decoder.pending_bytes
 
     def feed(self, event: Output) -> Iterator[KernelMessage]:
         """Yield the messages that are complete now. Raises :class:`ProtocolError` for damaged ones."""

@@ -99,6 +99,20 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True)
+class RunRules:
+    """The notebook's settings (``%config``) that concern its runs."""
+
+    detach: bool = False
+    """Stop only stops watching a run."""
+    stop_on_exit: bool = False
+    """When the notebook's kernel ends, the run of its cell is stopped."""
+    grace_s: float = 5.0
+    """How long a run gets after SIGINT, and after SIGTERM, before the next signal."""
+    max_runs: int = 16
+    """How many runs may go on in a session when another one is started."""
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """One cell: its text, and how to run and show it."""
 
@@ -115,3 +129,5 @@ class RunRequest:
     """Python in the project's environment: options of ``uv run``."""
     allow_stdin: bool = False
     """The front end can answer ``input()``."""
+    rules: RunRules = RunRules()
+    """What Stop does, and how many runs there may be."""

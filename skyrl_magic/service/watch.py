@@ -22,6 +22,11 @@ class Pressed:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """In a watch's queue: who follows the run is to stop following it."""
+
+
+@dataclass(frozen=True)
 class Signalled:
     """In a watch's queue: what came of a signal to the run. ``attempt`` counts the signals that were sent."""
 
@@ -36,7 +41,7 @@ class Trouble:
     broken: bool
 
 
-WatchEvent = protocol.Message | Lost | Pressed | Signalled | Trouble
+WatchEvent = protocol.Message | Lost | Pressed | Leave | Signalled | Trouble
 
 
 class Watch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from skyrl_magic.core import protocol
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
@@ -14,16 +16,23 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 class CellSink:
     """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short."""
 
-    def __init__(self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts) -> None:
+    def __init__(
+        self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts, start: Mapping[str, int] | None = None
+    ) -> None:
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
-        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause)
+        self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause, start=start)
         self.session: Session | None = None
         """Where the run is, once that is known."""
 
     def _publish(self, message: protocol.KernelMessage) -> None:
         if self.session is not None and self._place is not None:
             self._outputs.publish(self.session, self._place, message)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was fed is shown."""
+        return self._display.settled
 
     @property
     def flush_due_s(self) -> float | None:

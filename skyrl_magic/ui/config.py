@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics
 from traitlets import Any as AnyTrait
-from traitlets import TraitError, validate
+from traitlets import Enum, Float, Int, TraitError, validate
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import Given, setting
+
+if TYPE_CHECKING:
+    from skyrl_magic.core.spec import RunRules
 
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
@@ -38,6 +41,17 @@ class Settings(Magics):
     session = _trait("name of the session")
     idle_timeout = _trait("end the container when nothing has run for so long, in seconds or as in 10m")
 
+    on_interrupt = Enum(
+        ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
+    ).tag(config=True)
+    on_kernel_exit = Enum(
+        ("leave", "stop"), "leave", help="what happens to a cell's run when this notebook's kernel ends: leave or stop it"
+    ).tag(config=True)
+    grace = Float(
+        5.0, min=0.0, help="seconds that a stopped run gets after SIGINT, and after SIGTERM, before the next signal"
+    ).tag(config=True)
+    max_runs = Int(16, min=1, help="how many runs may go on in a session at once").tag(config=True)
+
     @validate(*_NAMES)
     def _check(self, proposal: dict[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
@@ -52,6 +66,17 @@ class Settings(Magics):
         """The settings as a layer of options."""
         values = {name: getattr(self, name) for name in _NAMES}
         return Given(**dict(setting(name, value) for name, value in values.items() if value is not None))
+
+    def rules(self) -> RunRules:
+        """The settings that concern runs."""
+        from skyrl_magic.core.spec import RunRules
+
+        return RunRules(
+            detach=self.on_interrupt == "detach",
+            stop_on_exit=self.on_kernel_exit == "stop",
+            grace_s=self.grace,
+            max_runs=self.max_runs,
+        )
 
     def assign(self, given: Given) -> None:
         """Take over the values of ``given``; what it does not say stays."""

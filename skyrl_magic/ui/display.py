@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from IPython.core.display_functions import publish_display_data
@@ -47,6 +47,7 @@ class RunDisplay:
         clock: monotonic time in seconds.
         publish: shows a message of a Python cell; by default under the cell that runs.
         pause: waits where the kernel has shown all that it may for now.
+        start: the offsets at which the streams begin here; by default at 0.
         whole: Ray's lines about itself are shown too.
     """
 
@@ -57,10 +58,17 @@ class RunDisplay:
         clock: Clock = time.monotonic,
         publish: Publish | None = None,
         pause: Pause | None = None,
+        start: Mapping[str, int] | None = None,
         whole: bool = False,
     ) -> None:
-        in_cell = in_kernel()
-        self._view = _KernelView(run_id, clock, publish, pause, whole=whole) if in_cell else _TerminalView(run_id)
+        self._view: _KernelView | _TerminalView
+        if in_kernel():
+            # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
+            kernel = _kernel_budget if clock is time.monotonic else None
+            plan = DisplayPlan(run_id, _display_id(), kernel, start=start, whole=whole)
+            self._view = _KernelView(run_id, plan, clock, publish, pause)
+        else:
+            self._view = _TerminalView(run_id, start)
         self._told_full_screen = False
 
     def feed(self, event: Output | Gap) -> None:
@@ -94,6 +102,11 @@ class RunDisplay:
         self._view.close()
         if final:
             note(final)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was fed is shown."""
+        return self._view.settled
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -151,19 +164,23 @@ def in_kernel() -> bool:
 
 
 class _KernelView:
-    def __init__(self, run_id: str, clock: Clock, publish: Publish | None, pause: Pause | None, *, whole: bool) -> None:
+    def __init__(
+        self, run_id: str, plan: DisplayPlan, clock: Clock, publish: Publish | None, pause: Pause | None
+    ) -> None:
         self._run_id = run_id
+        self._plan = plan
         self._clock = clock
         self._pause = pause or _sleep
         self._publish = publish or CellOutputs().publish
-        # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
-        kernel = _kernel_budget if clock is time.monotonic else None
-        self._plan = DisplayPlan(run_id, _display_id(), kernel, whole=whole)
-        self.intake = self._plan.intake
+        self.intake = plan.intake
 
     @property
     def full_screen(self) -> bool:
         return self._plan.full_screen
+
+    @property
+    def settled(self) -> bool:
+        return self._plan.settled
 
     def feed(self, event: Output | Gap) -> None:
         self._plan.feed(event, self._clock())
@@ -202,8 +219,10 @@ class _KernelView:
 class _TerminalView:
     """A terminal redraws by itself and has no budget: the text goes through, without what could harm."""
 
-    def __init__(self, run_id: str) -> None:
-        self.intake = Intake()
+    settled = True
+
+    def __init__(self, run_id: str, start: Mapping[str, int] | None) -> None:
+        self.intake = Intake(start)
         self._run_id = run_id
         self._tokens = {name: Tokenizer() for name in STREAMS}
 
@@ -244,6 +263,30 @@ class _KernelLine:
             self._text = text
 
     end = show
+
+
+class Place:
+    """A display whose content can be replaced, from any thread; in a terminal it is written once.
+
+    Args:
+        data: by MIME type, ``text/plain`` among them.
+    """
+
+    def __init__(self, data: dict[str, str]) -> None:
+        self._display_id = _display_id()
+        self._data = data
+        self._kernel = in_kernel()
+        if self._kernel:
+            _publish(self._display_id, data, update=False)
+        else:
+            _write("stdout", data["text/plain"] + "\n")
+
+    def update(self, data: dict[str, str]) -> None:
+        """Show ``data`` instead, where that is something else."""
+        if self._kernel and data != self._data:
+            _publish(self._display_id, data, update=True)
+            _kernel_budget.spend(time.monotonic(), 1, sum(map(len, data.values())))
+            self._data = data
 
 
 class _TerminalLine:

@@ -39,44 +39,48 @@ class Outcome:
 
 def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     """How the cell of a run ends, with what it still has to show."""
+    outcome = Outcome(captured(request, result), error_of(result))
+    final = None
+    _note_end(result, sink)
+    if not request.raise_error and isinstance(outcome.error, CellError) and result.python is not None:
+        _shown_only(result.python, sink)
+        outcome.error = None
+    elif not request.raise_error and isinstance(outcome.error, RunFailed):
+        final, outcome.error = str(outcome.error), None
+    sink.close(final)
+    return outcome
+
+
+def captured(request: RunRequest, result: RunResult) -> dict[str, Any]:
+    """The streams that the request names variables for, as text."""
     names = {protocol.STDOUT: request.out, protocol.STDERR: request.err}
-    variables = {
+    return {
         name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
     }
-    _note_end(result, sink)
-    error: SkyRLMagicError | None = None
-    took = duration_text(result.duration_s)
+
+
+def error_of(result: RunResult) -> SkyRLMagicError | None:
+    """What a run's end raises; None where it ended well."""
+    run_id, took = result.run_id, duration_text(result.duration_s)
     if result.stopped and (result.python is None or _was_waiting(result, result.python)):
-        error = RunStopped(
-            f"run {result.run_id} was stopped by {result.stopped} after {took}; "
-            f"%skyrl_logs {result.run_id} shows its output"
+        return RunStopped(
+            f"run {run_id} was stopped by {result.stopped} after {took}; %skyrl_logs {run_id} shows its output"
         )
-    elif result.pressed_late:
-        error = stopped_late(result)
-    elif result.python is not None and not result.python.well:
-        error = _python_error(result, result.python)
-        if isinstance(error, CellError) and not request.raise_error:
-            _shown_only(result.python, sink)
-            error = None
-    elif result.reason and result.python is not None:
-        error = KernelDied(
-            f"run {result.run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
+    if result.pressed_late:
+        return stopped_late(result)
+    if result.python is not None and not result.python.well:
+        return _python_error(result, result.python)
+    if result.reason and result.python is not None:
+        return KernelDied(
+            f"run {run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
             "and the next Python cell starts a new kernel"
         )
-    elif result.reason:
-        error = SessionLost(f"run {result.run_id} ended after {took}: {result.reason}")
-    elif result.exit_code:
-        text = (
-            f"run {result.run_id} failed: exit code {_exit_text(result.exit_code)} after {took}; "
-            f"%skyrl_logs {result.run_id} shows its output"
-        )
-        if request.raise_error:
-            error = RunFailed(text, result.exit_code, result.run_id)
-        else:
-            sink.close(text)
-            return Outcome(variables)
-    sink.close(None)
-    return Outcome(variables, error)
+    if result.reason:
+        return SessionLost(f"run {run_id} ended after {took}: {result.reason}")
+    if result.exit_code:
+        text = f"run {run_id} failed: exit code {_exit_text(result.exit_code)} after {took}; "
+        return RunFailed(text + f"%skyrl_logs {run_id} shows its output", result.exit_code, run_id)
+    return None
 
 
 def stopped_late(result: RunResult) -> RunStopped:

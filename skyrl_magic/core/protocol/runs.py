@@ -35,6 +35,8 @@ class StartRun(Message):
     """Options of ``uv run`` for a kernel in the project's environment; empty for the one that runs the cluster."""
     allow_stdin: bool = False
     """The client can answer ``input()``."""
+    max_runs: int = 0
+    """With so many runs going on the start is refused as ``busy``; 0 takes any number."""
     payload: bytes = b""
 
 
@@ -46,6 +48,36 @@ class SignalRun(Message):
     request: int = 0
     run_id: str = ""
     signal: int = 0
+
+
+@frame(22)
+@dataclasses.dataclass(frozen=True)
+class EndRun(Message):
+    """End the run for good: SIGINT, SIGTERM and SIGKILL to all its processes, with ``grace_s`` between them.
+
+    The agent sees to it, whether or not the client is still there. Asked again, the next signal goes at once. A Python
+    run gets no other signal by time: its kernel has variables, and only what is asked again ends it. Answered by
+    :class:`Done` or :class:`Failed`.
+    """
+
+    request: int = 0
+    run_id: str = ""
+    grace_s: float = 5.0
+
+
+@frame(23)
+@dataclasses.dataclass(frozen=True)
+class Seen(Message):
+    """The client's notebook has shown the run's streams up to these bytes; the agent keeps it for who attaches later.
+
+    Not answered.
+    """
+
+    run_id: str = ""
+    notebook: str = ""
+    stdout: int = 0
+    stderr: int = 0
+    outputs: int = 0
 
 
 @frame(68)
@@ -121,3 +153,5 @@ class RunSummary:
     stderr_bytes: int = 0
     kind: str = SHELL
     outputs_bytes: int = 0
+    seen: Dict[str, List[int]] = dataclasses.field(default_factory=dict)
+    """By notebook: how many bytes of stdout, stderr and outputs it has shown (see :class:`Seen`)."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import re
 import tracemalloc
 import zlib
 from dataclasses import dataclass, field

@@ -1,0 +1,91 @@
+"""A run that no cell waits for: a thread follows it, and anybody can ask how it gets on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from skyrl_magic.core.errors import RunLeft, SkyRLMagicError
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.runs import RunResult, RunService, Sink
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.watch import Leave, Watch
+
+
+class BackgroundRun:
+    """Follows a run in a thread of its own until it ends, or until a cell wants to follow it.
+
+    Args:
+        runs: starts and follows runs.
+        session: where it runs.
+        request: what was asked for.
+        sink: takes its events, in that thread.
+        on_end: called in that thread when it is over.
+    """
+
+    def __init__(
+        self, runs: RunService, session: Session, request: RunRequest, sink: Sink, on_end: Callable[[], None]
+    ) -> None:
+        self._runs, self.session, self.request, self._sink, self._on_end = runs, session, request, sink, on_end
+        self._interrupts = Interrupts()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watch: Watch | None = None
+        self._began_s = time.monotonic()
+        self.result: RunResult | None = None
+        """How it ended; None before that, and where :attr:`error` says why nobody knows."""
+        self.error: SkyRLMagicError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, or nobody can know."""
+        return self._over.is_set()
+
+    @property
+    def duration_s(self) -> float:
+        """How long it ran, or has been running, in seconds."""
+        return time.monotonic() - self._began_s if self.result is None else self.result.duration_s
+
+    def start(self, run_id: str) -> None:
+        """Start the run. Raises as :meth:`RunService.start`."""
+        self.follow(self._runs.start(self.session, self.request, run_id, self._sink, self._interrupts))
+
+    def follow(self, watch: Watch) -> None:
+        """Follow a run that was started, from where ``watch`` is."""
+        self._watch = watch
+        self._interrupts.divert(lambda: watch.events.put(Pressed()))
+        self._thread = threading.Thread(target=self._follow, args=(watch,), name=f"skyrl-run-{watch.run_id}", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Stop following: a cell does so now, and says :meth:`finish` or :meth:`follow` when it has."""
+        if self._watch is not None and self._thread is not None:
+            self._watch.events.put(Leave())
+            self._thread.join()
+
+    def finish(self, result: RunResult | None, error: SkyRLMagicError | None) -> None:
+        """It is over."""
+        self.result, self.error = result, error
+        self._over.set()
+        self._on_end()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for its end; False where that did not come in time."""
+        return self._over.wait(timeout_s)
+
+    def cancel(self) -> None:
+        """End it: SIGINT, then SIGTERM and SIGKILL after a grace period each; called again, the next one at once."""
+        if not self.done:
+            self._interrupts.press()
+
+    def _follow(self, watch: Watch) -> None:
+        try:
+            result = self._runs.follow(self.session, self.request, watch, self._sink, self._interrupts)
+        except RunLeft:
+            return
+        except SkyRLMagicError as error:
+            self.finish(None, error)
+        else:
+            self.finish(result, None)
