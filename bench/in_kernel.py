@@ -15,6 +15,7 @@ from skyrl_magic.ui.magics import SkyRLMagic
 class _Silent:
     """A run's sink that shows nothing."""
 
+    settled = True
     flush_due_s: float | None = None
 
     def feed(self, event: protocol.Message) -> None:

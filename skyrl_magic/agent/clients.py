@@ -12,7 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
-from skyrl_magic.agent.runs import ENDED, LAUNCHED, Run
+from skyrl_magic.agent.run import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 

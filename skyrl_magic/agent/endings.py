@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Callable, Dict, NamedTuple, Optional
 
-from skyrl_magic.agent.runs import ENDED, Run
+from skyrl_magic.agent.run import ENDED, Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 #: A Python run's kernel has variables: it is interrupted, and only ended when that is asked for again.

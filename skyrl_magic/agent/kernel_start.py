@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,7 @@ _INSTALL_TIMEOUT_S = 300.0
 
 def interpreter() -> Optional[str]:
     """The Python that runs the cluster's Ray, else the one on PATH; None where there is none."""
-    ray = shutil.which("ray")
+    ray = procs.which("ray")
     if ray is not None:
         with open(ray, "rb") as script:  # noqa: PTH123  (one line of it)
             head = script.readline(4096)
@@ -35,7 +34,7 @@ def interpreter() -> Optional[str]:
         beside = Path(ray).with_name("python")
         if os.access(beside, os.X_OK):
             return str(beside)
-    return shutil.which("python") or shutil.which("python3")
+    return procs.which("python") or procs.which("python3")
 
 
 def package_paths(checkout: Path, workdir: Path) -> List[str]:
@@ -91,7 +90,7 @@ def supply(target: str) -> str:
     ]
     last = "there is neither uv nor pip"
     for command in commands:
-        if shutil.which(command[0]) is None:
+        if procs.which(command[0]) is None:
             continue
         try:
             done = subprocess.run(

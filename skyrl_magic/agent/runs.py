@@ -9,131 +9,23 @@ import selectors
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
+from typing import Callable, Dict, List, Optional
 
-from skyrl_magic.agent import journal, paths, procs, reserve
+from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.kernels import KernelHost
+from skyrl_magic.agent.run import ENDED, ENDING, LAUNCHED, RUNNING, WAITING, PythonCell, Run
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
 from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
 from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
-WAITING = "waiting"
-RUNNING = "running"
-ENDED = "ended"
-#: Between these, and as good as running to the outside: its shim has it and bash is about to start; bash has ended and
-#: the volume is being committed.
-LAUNCHED = "launched"
-ENDING = "ending"
 _COMMAND_CHARS = 200
-_NOTEBOOK_CHARS = 64
-_MAX_NOTEBOOKS = 16
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
 #: A Python run without a kernel.
 EXIT_NO_KERNEL = 1
-
-
-@dataclass(frozen=True)
-class PythonCell:
-    """How the kernel runs a cell: as in ``core.protocol.StartRun``."""
-
-    workdir: str
-    uv: str
-    allow_stdin: bool
-
-
-@dataclass
-class Run:
-    """One run. Times are Unix times and durations in seconds."""
-
-    spec: RunSpec
-    command: str
-    state: str = WAITING
-    started_at: float = 0.0
-    duration_s: float = 0.0
-    exit_code: Optional[int] = None
-    signal: int = 0
-    commit_error: str = ""
-    journal_error: str = ""
-    reason: str = ""
-    """Why the session ended it; empty where the session did not."""
-    control: Optional[socket.socket] = None
-    """To its shim, from its launch to its end."""
-    cell: Optional[PythonCell] = None
-    """What concerns a Python cell alone."""
-    heard: bytes = b""
-    """What came from its shim so far."""
-    seen: Dict[str, List[int]] = field(default_factory=dict)
-    """How far which notebook has shown it, as in ``core.protocol.Seen``."""
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return self.spec.run_id
-
-    def see(self, notebook: str, bytes_shown: List[int]) -> None:
-        """Note how far a notebook has shown it; the notebooks that looked last are kept."""
-        self.seen.pop(notebook, None)
-        self.seen[notebook[:_NOTEBOOK_CHARS]] = bytes_shown
-        while len(self.seen) > _MAX_NOTEBOOKS:
-            del self.seen[next(iter(self.seen))]
-
-    def take_end(self, end: Union[End, protocol.ExecuteEnded]) -> None:
-        """Take over how its shim, or the kernel's relay, says that it ended."""
-        self.exit_code, self.signal = end.exit_code, end.signal
-        self.duration_s, self.journal_error = end.duration_s, end.journal_error
-
-    @property
-    def folder(self) -> Path:
-        """Where its journal lies."""
-        return Path(self.spec.folder)
-
-    def summary(self) -> protocol.RunSummary:
-        """What a list shows."""
-        state = RUNNING if self.state in (LAUNCHED, ENDING) else self.state
-        duration = time.time() - self.started_at if state == RUNNING else self.duration_s
-        out, err, outputs = journal.sizes(self.folder)
-        kind = protocol.SHELL if self.cell is None else protocol.PYTHON
-        return protocol.RunSummary(
-            self.run_id,
-            state,
-            self.command,
-            self.started_at,
-            duration,
-            self.exit_code,
-            out,
-            err,
-            kind,
-            outputs,
-            self.seen,
-        )
-
-    def event(self) -> Optional[protocol.Message]:
-        """The frame that tells a watcher where the run stands; None in a moment that another frame will end."""
-        if self.state == WAITING:
-            return protocol.RunWaiting(self.run_id, "ray")
-        if self.state == RUNNING:
-            return protocol.RunStarted(self.run_id, self.started_at)
-        if self.state != ENDED:
-            return None
-        out, err, _ = journal.sizes(self.folder)
-        code = self.exit_code or 0
-        return protocol.RunEnded(
-            self.run_id,
-            code,
-            self.signal,
-            self.started_at,
-            self.duration_s,
-            out,
-            err,
-            self.commit_error,
-            self.reason,
-            self.journal_error,
-        )
 
 
 class RunTable:

@@ -26,7 +26,8 @@ from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.limits import Limits, duration_text
 from skyrl_magic.agent.ray_start import STARTING, RayStart
-from skyrl_magic.agent.runs import ENDED, RUNNING, Run, RunTable, kill_everything
+from skyrl_magic.agent.run import ENDED, RUNNING, Run
+from skyrl_magic.agent.runs import RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 

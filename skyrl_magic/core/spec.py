@@ -131,3 +131,9 @@ class RunRequest:
     """The front end can answer ``input()``."""
     rules: RunRules = RunRules()
     """What Stop does, and how many runs there may be."""
+    start: tuple[int, int, int] = (0, 0, 0)
+    """The bytes of stdout, stderr and outputs from which on it is shown."""
+    attached: bool = False
+    """It was started before, and this cell goes back to it."""
+    notebook: str = ""
+    """Stands for the notebook whose cell it is, also after a restart of its kernel."""

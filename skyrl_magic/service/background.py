@@ -49,27 +49,25 @@ class BackgroundRun:
         return time.monotonic() - self._began_s if self.result is None else self.result.duration_s
 
     def start(self, run_id: str) -> None:
-        """Start the run. Raises as :meth:`RunService.start`."""
-        self.follow(self._runs.start(self.session, self.request, run_id, self._sink, self._interrupts))
+        """Start the run and follow it. Raises as :meth:`RunService.start`."""
+        self._follow(self._runs.start(self.session, self.request, run_id, self._sink, self._interrupts))
 
-    def follow(self, watch: Watch) -> None:
-        """Follow a run that was started, from where ``watch`` is."""
-        self._watch = watch
-        self._interrupts.divert(lambda: watch.events.put(Pressed()))
-        self._thread = threading.Thread(target=self._follow, args=(watch,), name=f"skyrl-run-{watch.run_id}", daemon=True)
-        self._thread.start()
+    def attach(self, run_id: str) -> None:
+        """Follow the run again, which goes on. Raises SessionError."""
+        self._follow(self._runs.attach(self.session, self.request, run_id, self._interrupts))
 
     def leave(self) -> None:
-        """Stop following: a cell does so now, and says :meth:`finish` or :meth:`follow` when it has."""
+        """Stop following, as a cell is about to: :meth:`attach` or :meth:`finish` comes next."""
         if self._watch is not None and self._thread is not None:
             self._watch.events.put(Leave())
             self._thread.join()
 
     def finish(self, result: RunResult | None, error: SkyRLMagicError | None) -> None:
-        """It is over."""
-        self.result, self.error = result, error
-        self._over.set()
-        self._on_end()
+        """It is over, or nobody can know."""
+        if not self.done:
+            self.result, self.error = result, error
+            self._over.set()
+            self._on_end()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; False where that did not come in time."""
@@ -81,11 +79,16 @@ class BackgroundRun:
             self._interrupts.press()
 
     def _follow(self, watch: Watch) -> None:
-        try:
-            result = self._runs.follow(self.session, self.request, watch, self._sink, self._interrupts)
-        except RunLeft:
-            return
-        except SkyRLMagicError as error:
-            self.finish(None, error)
-        else:
-            self.finish(result, None)
+        def follow() -> None:
+            try:
+                result = self._runs.follow(self.session, self.request, watch, self._sink, self._interrupts)
+            except RunLeft:
+                return
+            except SkyRLMagicError as error:
+                self.finish(None, error)
+            else:
+                self.finish(result, None)
+
+        self._watch = watch
+        self._thread = threading.Thread(target=follow, name=f"skyrl-run-{watch.run_id}", daemon=True)
+        self._thread.start()

@@ -7,7 +7,6 @@ it stopped; requests that were under way fail with :class:`ChannelBroken` and ca
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import secrets
 import threading
@@ -18,8 +17,9 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, SessionUnreachable
 from skyrl_magic.core.outputs import checked as checked_message
 from skyrl_magic.core.ports import ByteStream
-from skyrl_magic.service.connection import ChannelBroken, Connection, Timing, checked
+from skyrl_magic.service.connection import ChannelBroken, Connection, Timing
 from skyrl_magic.service.health import Health
+from skyrl_magic.service.pending import Pending
 from skyrl_magic.service.watch import Lost, Trouble, Watch, payload_bytes
 
 #: How often an action is begun before a connection that breaks each time is given up.
@@ -27,8 +27,6 @@ TRIES = 3
 
 M = TypeVar("M", bound=protocol.Message)
 T = TypeVar("T")
-
-Reply = queue.SimpleQueue[protocol.Message | Exception]
 
 
 class Channel:
@@ -56,9 +54,7 @@ class Channel:
         self._on_status = on_status
         self._timing = timing or Timing()
         self._client_id = secrets.token_hex(8)
-        self._requests = itertools.count(1)
-        self._replies: dict[int, Reply] = {}
-        self._watches: dict[str, Watch] = {}
+        self._pending = Pending()
         self._state = threading.Lock()
         self._connection: Connection | None = None
         self._welcomed: queue.SimpleQueue[protocol.Welcome | Exception] = queue.SimpleQueue()
@@ -67,7 +63,6 @@ class Channel:
         self._tries = 0  # to open it again, since the agent last answered
         self._health = Health(self, self._timing)
         self.welcome = protocol.Welcome()
-        self.lost: SessionLost | None = None
 
     def open(self) -> protocol.Welcome:
         """Connect and greet.
@@ -105,6 +100,11 @@ class Channel:
         if connection is not None:
             connection.close()
         self._connected.set()  # who waits for a connection hears that there will be none
+
+    @property
+    def lost(self) -> SessionLost | None:
+        """Why the session cannot be reached any more; None while it can."""
+        return self._pending.lost
 
     @property
     def alive(self) -> bool:
@@ -150,15 +150,9 @@ class Channel:
             ChannelBroken: the connection broke meanwhile. SessionLost: the container is gone.
             SessionError: the session refused, or did not answer in time.
         """
-        number, replies = self._register()
-        try:
-            self._write(make(number), *([also] if also else []))
-            answer = replies.get(timeout=timeout_s)
-        except queue.Empty:
-            raise SessionError(f"the session did not answer in {timeout_s:.0f} s") from None
-        finally:
-            self._forget(number)
-        return checked(answer, reply)
+        with self._pending.request() as pending:
+            self._write(make(pending.number), *([also] if also else []))
+            return pending.answer(reply, timeout_s)
 
     def read_journal(self, run_id: str, stream: str, start: int, end: int, sink: Callable[[bytes], object]) -> None:
         """Hand the bytes ``[start, end)`` of a run's stream to ``sink``, part by part (``end`` -1: all there is).
@@ -179,34 +173,45 @@ class Channel:
     def add_watch(self, request: protocol.WatchRun) -> Watch:
         """Make ready for a run's frames; they come once :meth:`Watch.resume` was sent. Raises SessionLost."""
         watch = Watch(request)
-        with self._state:
-            if self.lost is not None:
-                raise self.lost
-            self._watches[watch.run_id] = watch
+        self._pending.add_watch(watch)
         return watch
 
     def unwatch(self, watch: Watch) -> None:
         """Stop watching; the run goes on."""
-        with self._state:
-            self._watches.pop(watch.run_id, None)
+        self._pending.drop_watch(watch)
         if not watch.ended:  # in a thread: a cell must not wait for a server that takes nothing any more
-            threading.Thread(target=self._send_unwatch, args=(watch.run_id,), name="skyrl-unwatch", daemon=True).start()
+            threading.Thread(target=self._send_unwatch, args=(watch,), name="skyrl-unwatch", daemon=True).start()
 
-    def _send_unwatch(self, run_id: str) -> None:
+    def leave(self, watch: Watch) -> None:
+        """Stop watching a run that goes on; when this returns the agent knows, or the connection is broken."""
+        self._pending.drop_watch(watch)
+        self._send_unwatch(watch)
+
+    def begin_watch(self, request: protocol.WatchRun) -> Watch:
+        """Watch a run that was started before. Raises SessionError."""
+        # What may still come of an earlier watch of this run comes before this answer.
+        self.patiently(lambda: self.request(protocol.GetStatus, protocol.Status))
+        watch = self.add_watch(request)
+        with contextlib.suppress(ChannelBroken):  # the next connection resumes it
+            self.send(watch.resume())
+        return watch
+
+    def _send_unwatch(self, watch: Watch) -> None:
+        seen = [] if watch.seen is None else [watch.seen]
         with contextlib.suppress(SessionError):
-            self._write(protocol.UnwatchRun(run_id))
+            self._write(*seen, protocol.UnwatchRun(watch.run_id))
 
     # --- for its health ---------------------------------------------------------------------------------------------
 
     @property
     def awaited(self) -> bool:
         """A run is followed, and no request is under way: an agent that takes in much data answers a ping later."""
-        return bool(self._watches) and not self._replies
+        return bool(self._pending.watches) and not self._pending.asks
 
     def ping(self, number: int) -> None:
         """Send a ping, unless another writer does not come to an end."""
         with contextlib.suppress(SessionError):
-            self._write(protocol.Ping(number), patience_s=self._timing.ping_interval_s)
+            self._write(*self._pending.take_seen(), protocol.Ping(number), patience_s=self._timing.ping_interval_s)
 
     def drop(self) -> None:
         """Give the connection up: the reader sees its end and opens another one."""
@@ -216,41 +221,19 @@ class Channel:
 
     def tell(self, *, broken: bool) -> None:
         """Tell who follows a run that the connection is in trouble, or carries again."""
-        with self._state:
-            watches = list(self._watches.values())
-        for watch in watches:
-            watch.events.put(Trouble(broken))
+        self._pending.tell(Trouble(broken))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _receive(self, make: Callable[[int], protocol.Message], sink: Callable[[bytes], object]) -> None:
-        number, replies = self._register()
-        try:
-            self._write(make(number))
+        with self._pending.request() as pending:
+            self._write(make(pending.number))
             while True:
-                try:
-                    data = checked(replies.get(timeout=60.0), protocol.JournalData)
-                except queue.Empty:
-                    raise SessionError("the session did not answer in 60 s") from None
+                data = pending.answer(protocol.JournalData, timeout_s=60.0)
                 if data.payload:
                     sink(payload_bytes(data))
                 if data.last:
                     return
-        finally:
-            self._forget(number)
-
-    def _register(self) -> tuple[int, Reply]:
-        number = next(self._requests)
-        replies: Reply = queue.SimpleQueue()
-        with self._state:
-            if self.lost is not None:
-                raise self.lost
-            self._replies[number] = replies
-        return number, replies
-
-    def _forget(self, number: int) -> None:
-        with self._state:
-            self._replies.pop(number, None)
 
     def _write(self, *messages: protocol.Message, patience_s: float = -1) -> None:
         connection = self._connection
@@ -260,7 +243,7 @@ class Channel:
             connection.write(*messages, patience_s=patience_s)
         except BaseException:  # the reader sees the end too, and opens another one
             with self._state:
-                if connection is self._connection and not self._closed.is_set():
+                if connection is self._connection and self.alive:
                     self._connected.clear()
             raise
 
@@ -271,7 +254,7 @@ class Channel:
             if not self._closed.is_set():
                 self._connected.clear()
                 self._health.broke()
-                self._fail_requests(ChannelBroken(f"the connection to the session broke: {reason}"))
+                self._pending.fail_requests(ChannelBroken(f"the connection to the session broke: {reason}"))
                 error = self._reopen(reason)
                 if error is not None:
                     self._lose(error)
@@ -310,7 +293,8 @@ class Channel:
                 connection = Connection(self._connect())
                 with self._state:
                     self._connection = connection
-                    watches = [w for w in self._watches.values() if not w.ended]
+                # A watch that is added after this look is written to the new connection by who adds it.
+                watches = [watch for watch in self._pending.watches if not watch.ended]
                 # The status again: Ray may have come up while nobody listened.
                 hello, status = protocol.Hello(client_id=self._client_id), protocol.GetStatus()
                 connection.write(hello, status, *(watch.resume() for watch in watches))
@@ -338,15 +322,9 @@ class Channel:
         elif isinstance(message, protocol.Status) and number == 0:
             self._on_status(message)
         elif number:
-            with self._state:
-                replies = self._replies.get(number)
-            if replies is not None:
-                replies.put(message)
+            self._pending.answer(number, message)
         elif run_id:
-            with self._state:
-                watch = self._watches.get(run_id)
-            if watch is not None:
-                watch.put(message)
+            self._pending.hear(run_id, message)
 
     def _greeted(self, welcome: protocol.Welcome) -> None:
         if welcome.version != protocol.VERSION:
@@ -363,28 +341,15 @@ class Channel:
         self._connected.set()
         self._welcomed.put(welcome)
 
-    def _fail_requests(self, error: Exception) -> None:
-        with self._state:
-            waiting = list(self._replies.values())
-        for replies in waiting:
-            replies.put(error)
-
     def _lose(self, error: SessionLost) -> None:
         with self._state:
-            self.lost = error
+            self._pending.lose(error)
             self._connected.set()
         self._health.leave()
-        self._fail_requests(error)
         self._welcomed.put(error)
-        self._end_watches(error)
 
     def _leave(self) -> None:
         self._connected.set()
-        self._fail_requests(ChannelBroken("the channel was closed"))
-        self._end_watches(SessionLost("this notebook has left the session; %skyrl_sessions shows whether it runs"))
-
-    def _end_watches(self, error: SessionLost) -> None:
-        with self._state:
-            watches = list(self._watches.values())
-        for watch in watches:
-            watch.events.put(Lost(error))
+        self._pending.fail_requests(ChannelBroken("the channel was closed"))
+        left = SessionLost("this notebook has left the session; %skyrl_sessions shows whether it runs")
+        self._pending.tell(Lost(left))

@@ -1,19 +1,93 @@
-"""The pieces of a container's creation: what is mounted, what its agent is told, how its phases are followed."""
+"""The creation of a session's container: what is mounted, what its agent is told, how its phases are followed."""
 
 from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Collection
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, Future
+from pathlib import Path
 
 from skyrl_magic.core import contract
-from skyrl_magic.core.ports import Sandbox, Upload
-from skyrl_magic.service.checkout import Checkout, Scan
-from skyrl_magic.service.session import TICK_S, Progress
+from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, RunStopped
+from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
+from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
+from skyrl_magic.service.session import TICK_S, Progress, Session
+from skyrl_magic.service.session_request import SessionRequest, owner_tags
+from skyrl_magic.service.sync import CheckoutSync
+
+#: How often an upload is tried whose files change under its hands.
+_TRIES = 5
 
 
-def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> None:
+class Creation:
+    """Creates sessions.
+
+    Args:
+        build_agent: writes the agent's zipapp and returns its path.
+        pool: where the backend is asked; the one who waits can be interrupted.
+    """
+
+    def __init__(self, build_agent: Callable[[], Path], pool: Executor) -> None:
+        self._build_agent = build_agent
+        self._pool = pool
+
+    def create(self, backend: Backend, request: SessionRequest, progress: Progress) -> Session:
+        """A session with a new container; the checkout may change meanwhile.
+
+        Modal refuses to upload a file that changed under its hands. What did is left out of the next try, and comes
+        with the first run.
+
+        Raises:
+            AlreadyExists: another notebook was faster. BackendError: it cannot be created.
+            CheckoutError: the checkout changes all the time. RunStopped: interrupted; its container is ended.
+        """
+        name = request.place[2]
+        if request.checkout is None:
+            return Session(name, request.spec, self._sandbox(backend, request, None, progress), None)
+        sync = CheckoutSync(CheckoutReader(request.checkout))
+        scan, moving = sync.reader.scan(), set[str]()
+        for _ in range(_TRIES):
+            try:
+                upload = _make_upload(request.checkout, scan, moving)
+                sandbox = self._sandbox(backend, request, upload, progress)
+            except AlreadyExists:
+                raise
+            except BackendError:
+                again = sync.reader.scan()
+                changed = {path for path in upload.paths if again.manifest.get(path) != scan.manifest[path]}
+                if not changed:
+                    raise
+                scan, moving = again, moving | changed
+            else:
+                return Session(name, request.spec, sandbox, sync)
+        raise CheckoutError(f"{min(moving)} and others change all the time: list them in .skyrlignore")
+
+    def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
+        spec, name = request.spec, request.place[2]
+        tags = spec.to_tags() | owner_tags() | {"session": name, "started_at": f"{time.time():.0f}"}
+        config = _supervisor_config(name, timeout_s=spec.timeout_s, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
+        wanted = SandboxRequest(
+            name=name,
+            spec=spec,
+            tags=tags,
+            command=[*contract.AGENT_COMMAND, "supervise", "--config", config],
+            agent=self._build_agent(),
+            upload=upload,
+        )
+        phases: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        future = self._pool.submit(backend.create, wanted, phases.put)
+        future.add_done_callback(lambda _: phases.put(None))
+        try:
+            _follow_phases(phases, progress)
+            return future.result()
+        except KeyboardInterrupt:
+            future.add_done_callback(_abandon)
+            raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
+
+
+def _follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> None:
     """Tell ``progress`` of each phase until None comes."""
     while True:
         try:
@@ -26,20 +100,20 @@ def follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> 
         progress.begin(phase)
 
 
-def abandon(future: Future[Sandbox]) -> None:
+def _abandon(future: Future[Sandbox]) -> None:
     """End the container that nobody waits for any more."""
     if not future.cancelled() and future.exception() is None:
         future.result().terminate()
 
 
-def make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upload:
+def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upload:
     """What is mounted: regular files with plain names, but for those that ``moving`` says are being written."""
     paths = {p for p, entry in scan.manifest.items() if entry[0] == "f" and p.isprintable() and p not in moving}
     manifest = {path: entry for path, entry in scan.manifest.items() if entry[0] != "f" or path in paths}
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def supervisor_config(name: str, *, timeout_s: int, idle_timeout_s: int, ray: bool) -> str:
+def _supervisor_config(name: str, *, timeout_s: int, idle_timeout_s: int, ray: bool) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
     return json.dumps(
         {

@@ -10,7 +10,8 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service import logs
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import Place, SessionRequest, SessionService
+from skyrl_magic.service.session_request import Place, SessionRequest
+from skyrl_magic.service.sessions import SessionService
 
 Found = tuple[Session, protocol.RunSummary]
 
@@ -26,12 +27,11 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> 
     Raises:
         UnknownRun: there is no such run where it was looked for. SessionError, BackendError: one cannot ask.
     """
-    first = request.name or sessions.default_name(request.spec)
     places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     if not run_id:
         return _last_run(sessions, request, places)
     silent = []
-    for place in sorted(places, key=lambda place: place != (request.spec.backend, request.spec.app, first)):
+    for place in sorted(places, key=lambda place: place != request.place):
         try:
             found = _run_of(sessions, _request_for(request, place), run_id)
         except SessionError:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, final
 
+#: So long after the interrupt Jupyter's request to end is here, in seconds; it is sent right behind it.
+SHUTDOWN_S = 0.1
 #: What ``signal.signal`` takes and gives.
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -22,9 +24,13 @@ class Interrupts:
     """A context manager around a cell: SIGINT raises KeyboardInterrupt until :meth:`divert`; from then on it counts.
 
     Signals come to the main thread alone; elsewhere there is nothing to take over, and :meth:`press` stands for them.
+
+    Args:
+        kernel_ends: waits so many seconds for the news that this notebook's kernel is to end; whether they came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernel_ends: Callable[[float], bool] = lambda _: False) -> None:
+        self._kernel_ends = kernel_ends
         self._presses = 0
         self._wake: Callable[[], object] | None = None
         self._before: _Handler = None
@@ -68,6 +74,10 @@ class Interrupts:
             return pressed.wait(wait_s)
         finally:
             self._wake = wake
+
+    def kernel_ends(self) -> bool:
+        """Whether a press was no Stop: Jupyter interrupts a kernel before it asks it to end, for a restart say."""
+        return self._kernel_ends(SHUTDOWN_S)
 
     def take(self) -> int:
         """How often Stop was pressed since this was last asked."""

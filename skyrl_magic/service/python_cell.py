@@ -13,6 +13,10 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 
 
+#: A question that nothing follows for so long has no answer yet, in seconds.
+_UNANSWERED_S = 0.5
+
+
 class CellView(Protocol):
     """Where a Python cell's messages go."""
 
@@ -53,12 +57,41 @@ class PythonCell:
         run_id: the run.
         view: shows the messages.
         interrupts: of the cell.
+        start: the byte of ``outputs`` from which on it is taken.
+        late: the cell came to a run that was going on: what that has asked may have been answered elsewhere.
     """
 
-    def __init__(self, session: Session, run_id: str, view: CellView, interrupts: Interrupts) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  (what, where, and from which byte on)
+        self,
+        session: Session,
+        run_id: str,
+        view: CellView,
+        interrupts: Interrupts,
+        start: int = 0,
+        *,
+        late: bool = False,
+    ) -> None:
+        self._late = late
+        self._question: Mapping[str, Any] | None = None
         self._session, self._run_id, self._view, self._interrupts = session, run_id, view, interrupts
-        self._decoder = OutputsDecoder()
+        self._decoder = OutputsDecoder(start)
         self.end = PythonEnd()
+
+    @property
+    def offset(self) -> int:
+        """The byte of ``outputs`` behind the last message that was taken."""
+        return self._decoder.offset
+
+    @property
+    def question_due_s(self) -> float | None:
+        """Seconds until :meth:`idle` has a question to ask, when nothing comes; None without one."""
+        return None if self._question is None else _UNANSWERED_S
+
+    def idle(self) -> None:
+        """Nothing came after the last question: it is still open, and the user is asked."""
+        question, self._question = self._question, None
+        if question is not None:
+            self._ask(question)
 
     def feed(self, event: protocol.Output) -> None:
         """Take a frame. Raises ProtocolError for a damaged one."""
@@ -67,14 +100,18 @@ class PythonCell:
 
     def before_text(self) -> None:
         """Text of the cell comes: what was shown before it is shown before it."""
+        self._question = None
         self._show_held()
 
     def _take(self, message: protocol.KernelMessage) -> None:
         kind = message.msg_type
+        self._question = None
         if kind == KERNEL_DIED:
             self.end.died = str(message.content.get("cause", ""))
         elif kind == EXECUTE_REPLY:
             self._replied(message.content)
+        elif kind == INPUT_REQUEST and self._late:
+            self._question = message.content
         elif kind == INPUT_REQUEST:
             self._ask(message.content)
         else:

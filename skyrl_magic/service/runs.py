@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import queue
 import secrets
 import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import CheckoutError, RunStopped, SessionError
+from skyrl_magic.core.errors import CheckoutError, RunLeft, RunStopped
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.channel import Channel
-from skyrl_magic.service.connection import ChannelBroken, Refused
+from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.python_cell import PythonCell, PythonEnd
 from skyrl_magic.service.session import Session
+from skyrl_magic.service.stop import (
+    ESCALATION,
+    PYTHON_ESCALATION,
+    SIGNAL_TIMEOUT_S,
+    Stop,
+    end_for_good,
+    end_run,
+    send_signal,
+)
 from skyrl_magic.service.sync import STALE, CheckoutSync
-from skyrl_magic.service.watch import Lost, Pressed, Signalled, Trouble, Watch, payload_bytes
+from skyrl_magic.service.watch import Leave, Lost, Pressed, Signalled, Trouble, Watch, payload_bytes
 
-#: A stopped run gets so long for each of SIGINT and SIGTERM before the next signal. In seconds.
-GRACE_S = 5.0
-#: How long a signal waits for its answer, and when it is sent again where the connection broke. In seconds.
-SIGNAL_TIMEOUT_S = 10.0
-_RESEND_S = 0.2
 #: How often a start is tried when another notebook changes the checkout at the same time.
 _TRIES = 5
-ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-#: A Python kernel has variables that its user wants to keep: only the user's second press ends it, never a timer.
-PYTHON_ESCALATION = (signal.SIGINT, signal.SIGKILL)
 _BROKEN = "the connection to the session broke; reconnecting"
 _BACK = "the connection to the session is back"
 _ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -41,6 +40,11 @@ _ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 class Sink(Protocol):
     """Where a run's events go: the cell's display."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was fed has been seen by the user."""
+        ...
 
     @property
     def flush_due_s(self) -> float | None:
@@ -124,6 +128,7 @@ class RunService:
             kind=request.kind,
             uv=request.uv,
             allow_stdin=request.allow_stdin,
+            max_runs=request.rules.max_runs,
             payload=request.cell.encode("utf-8", "surrogateescape"),
         )
         try:
@@ -134,9 +139,19 @@ class RunService:
             session.channel.unwatch(watch)
             if isinstance(error, KeyboardInterrupt):
                 # A Python kernel's other variables are worth more than a cell that has just begun.
-                _end(session, run_id, signal.SIGINT if request.kind == protocol.PYTHON else signal.SIGKILL)
+                end_run(session, run_id, signal.SIGINT if request.kind == protocol.PYTHON else signal.SIGKILL)
                 raise RunStopped("stopped before the run began") from None
             raise
+        return watch
+
+    def attach(self, session: Session, request: RunRequest, run_id: str, interrupts: Interrupts) -> Watch:
+        """Go on with a run that was started before, at its bytes ``request.start``; :meth:`follow` comes next.
+
+        Raises:
+            SessionError: the session cannot be asked.
+        """
+        watch = session.channel.begin_watch(_watch_request(run_id, request))
+        interrupts.divert(lambda: watch.events.put(Pressed()))
         return watch
 
     def follow(
@@ -145,30 +160,53 @@ class RunService:
         """Feed ``sink`` until the run has ended.
 
         Stop, which ``interrupts`` tells of, ends the run: SIGINT, SIGTERM and SIGKILL to its process tree, with
-        :data:`GRACE_S` or another press between them.
+        ``request.rules.grace_s`` or another press between them.
 
         Raises:
             SessionLost: the container ended meanwhile. RunStopped: the run does not end even when it is killed.
+            RunLeft: the user stopped watching, or the notebook's kernel ends; the run goes on.
         """
-        captured = {stream: bytearray() for stream in _captured(request)}
         interrupts = interrupts or Interrupts()
-        python = PythonCell(session, watch.run_id, sink, interrupts) if request.kind == protocol.PYTHON else None
+        takers = _Takers(session, request, watch.run_id, sink, interrupts)
         try:
-            ended, stopped = self._follow(session, watch, sink, _Takers(sink, captured, python), interrupts)
-        finally:
+            ended, stopped = self._follow(session, request, watch, takers, interrupts)
+        except RunLeft:
+            watch.seen = takers.seen()
+            session.channel.leave(watch)
+            raise
+        except BaseException:
             session.channel.unwatch(watch)
+            raise
+        session.channel.unwatch(watch)
         return RunResult(
             watch.run_id,
             ended.exit_code,
             ended.duration_s,
             ended.commit_error,
-            captured,
+            takers.captured,
             stopped,
             pressed_late=interrupts.take() > 0,
-            python=None if python is None else python.end,
+            python=None if takers.python is None else takers.python.end,
             reason=ended.reason,
             journal_error=ended.journal_error,
         )
+
+    def await_end(self, session: Session, run_id: str, timeout_s: float) -> bool:
+        """Wait for the end of a run that nobody here follows; False where it goes on. Raises SessionError."""
+        nothing = protocol.NONE
+        watch = session.channel.begin_watch(protocol.WatchRun(run_id, 0, 0, nothing, nothing, outputs=nothing))
+        deadline_s = self._clock() + timeout_s
+        try:
+            while True:
+                event = watch.events.get(timeout=max(0.0, deadline_s - self._clock()))
+                if isinstance(event, Lost):
+                    raise event.error
+                if isinstance(event, protocol.RunEnded):
+                    return True
+        except queue.Empty:
+            return False
+        finally:
+            session.channel.unwatch(watch)
 
     def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:
         sync = session.sync
@@ -199,24 +237,30 @@ class RunService:
         return sync.generation
 
     def _follow(
-        self, session: Session, watch: Watch, sink: Sink, takers: _Takers, interrupts: Interrupts
+        self, session: Session, request: RunRequest, watch: Watch, takers: _Takers, interrupts: Interrupts
     ) -> tuple[protocol.RunEnded, str]:
         def send(attempt: int, number: signal.Signals) -> None:
-            watch.events.put(Signalled(attempt, _signal(session, watch.run_id, number, self._signal_timeout_s)))
+            watch.events.put(Signalled(attempt, send_signal(session, watch.run_id, number, self._signal_timeout_s)))
 
+        sink, rules = takers.sink, request.rules
         escalation = ESCALATION if takers.python is None else PYTHON_ESCALATION
-        stop = _Stop(send, watch.run_id, sink.note, self._clock, escalation)
+        stop = Stop(send, watch.run_id, sink.note, self._clock, escalation, rules.grace_s)
         while True:
             for _ in range(interrupts.take()):
+                if not stop.last:
+                    self._leave_instead(session, request, watch.run_id, interrupts)
                 stop.press()
             stop.tick()
             try:
-                event = watch.events.get(timeout=_soonest(sink.flush_due_s, stop.due_s))
+                event = watch.events.get(timeout=_soonest(sink.flush_due_s, stop.due_s, takers.question_due_s))
             except queue.Empty:
-                sink.tick()
+                takers.idle()
+                watch.seen = takers.seen()
                 continue
             if isinstance(event, Lost):
                 raise event.error
+            if isinstance(event, Leave):
+                raise RunLeft(f"run {watch.run_id} goes on")
             if isinstance(event, protocol.RunEnded):
                 return event, stop.last
             if isinstance(event, Signalled):
@@ -226,115 +270,33 @@ class RunService:
                 sink.note(_BROKEN if event.broken else _BACK)
             elif isinstance(event, protocol.Message):
                 takers.take(event)
+                watch.seen = takers.seen()
+
+    @staticmethod
+    def _leave_instead(session: Session, request: RunRequest, run_id: str, interrupts: Interrupts) -> None:
+        """At the first Stop: where it does not mean the run, leave that. Raises RunLeft."""
+        again = f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+        if interrupts.kernel_ends():
+            if request.rules.stop_on_exit:
+                end_for_good(session, run_id, request.rules.grace_s)
+                raise RunLeft(f"run {run_id} is being stopped, as this notebook's kernel ends")
+            raise RunLeft(f"run {run_id} goes on without this notebook's kernel: {again}")
+        if request.rules.detach:
+            raise RunLeft(f"run {run_id} goes on: {again} (%config SkyRLMagic.on_interrupt is 'detach')")
 
 
-class _Stop:
-    """The escalation of one run's stop. No signal is waited for: output and the next press have their turn meanwhile.
-
-    Args:
-        send: sends a signal and tells :meth:`answered` what came of it; called in a thread of its own.
-        run_id: the run.
-        note: shows one line.
-        clock: monotonic, in seconds.
-        escalation: the signals; a shell cell's follow one another by time too.
-    """
-
-    def __init__(
-        self,
-        send: Callable[[int, signal.Signals], object],
-        run_id: str,
-        note: Callable[[str], object],
-        clock: Callable[[], float],
-        escalation: Sequence[signal.Signals],
-    ) -> None:
-        self._send, self._run_id, self._note, self._clock = send, run_id, note, clock
-        self._escalation = escalation
-        self._step = -1  # in ESCALATION
-        self._attempt = 0
-        self._delivered = False
-        self._next_at: float | None = None
-        self.unreachable = False
-        """The connection does not carry now."""
-
-    @property
-    def last(self) -> str:
-        """The name of the last signal that was sent, or empty."""
-        return self._escalation[self._step].name if self._step >= 0 else ""
-
-    @property
-    def due_s(self) -> float | None:
-        """Seconds until something is to be sent, or None."""
-        return None if self._next_at is None else max(0.0, self._next_at - self._clock())
-
-    def press(self) -> None:
-        """The user pressed Stop: the next signal is sent at once.
-
-        Raises:
-            RunStopped: there is none left.
-        """
-        if self.unreachable and self._step >= 0 and not self._delivered:
-            raise RunStopped(f"left run {self._run_id}, which no signal reaches now: %skyrl_sessions shows its session")
-        if self._step == len(self._escalation) - 1:
-            what = "does not end even by SIGKILL" if self._delivered else "no signal reaches"
-            raise RunStopped(f"left run {self._run_id}, which {what}: %skyrl_stop ends its session")
-        self._send_step(self._step + 1)
-
-    def tick(self) -> None:
-        """Send the next signal when its time has come."""
-        if self.due_s != 0.0:
-            return
-        if self._delivered:
-            before = self.last
-            self._send_step(self._step + 1)
-            self._note(f"{before} did not end the run: {self.last} follows")
-        else:
-            self._send_step(self._step)
-
-    def answered(self, answer: Signalled) -> None:
-        """A signal has reached the run, or the connection broke and it is sent again."""
-        if answer.attempt != self._attempt:
-            return  # another one was sent since
-        self._delivered = answer.delivered
-        if not self._delivered:
-            self._next_at = self._clock() + _RESEND_S
-        elif self._step < len(self._escalation) - 1 and self._escalation is not PYTHON_ESCALATION:
-            self._next_at = self._clock() + GRACE_S
-
-    def _send_step(self, step: int) -> None:
-        self._step, self._delivered, self._next_at = step, False, None
-        self._attempt += 1
-        arguments = (self._attempt, self._escalation[step])
-        threading.Thread(target=self._send, args=arguments, name="skyrl-signal", daemon=True).start()
-
-
-def _signal(session: Session, run_id: str, number: int, timeout_s: float) -> bool:
-    """Send a signal; False where the connection broke, so that it should be sent again."""
-    try:
-        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(number)), protocol.Done, timeout_s)
-    except ChannelBroken:
-        return False
-    except SessionError:
-        pass  # no answer, and the next signal follows; or the session is gone, as the watch says
-    return True
-
-
-def _end(session: Session, run_id: str, number: int) -> None:
-    """End a run that may have begun, over the next connection where the interrupt broke this one."""
-
-    def end() -> None:
-        session.channel.request(lambda n: protocol.SignalRun(n, run_id, int(number)), protocol.Done)
-
-    with contextlib.suppress(SessionError):  # it had not begun, or the session is gone
-        session.channel.patiently(end)
-
-
-@dataclass
 class _Takers:
-    """Where the pieces of a run's output go."""
+    """Where the pieces of a run's output go, and how far they have come."""
 
-    sink: Sink
-    captured: dict[str, bytearray]
-    python: PythonCell | None
+    def __init__(self, session: Session, request: RunRequest, run_id: str, sink: Sink, interrupts: Interrupts) -> None:
+        self.sink = sink
+        self.captured = {stream: bytearray() for stream in _captured(request)}
+        self.python: PythonCell | None = None
+        if request.kind == protocol.PYTHON:
+            self.python = PythonCell(session, run_id, sink, interrupts, request.start[2], late=request.attached)
+        self._run_id, self._notebook = run_id, request.notebook
+        self._reached = dict(zip(protocol.JOURNAL_STREAMS, request.start, strict=True))
+        self._seen: protocol.Seen | None = None
 
     def take(self, event: protocol.Message) -> None:
         if isinstance(event, protocol.Output) and event.stream in self.captured:
@@ -346,6 +308,29 @@ class _Takers:
             if self.python is not None:
                 self.python.before_text()
             self.sink.feed(event)
+        if isinstance(event, protocol.Output):
+            self._reached[event.stream] = event.offset + event.raw_bytes
+        elif isinstance(event, protocol.Gap):
+            self._reached[event.stream] = event.end
+
+    @property
+    def question_due_s(self) -> float | None:
+        return None if self.python is None else self.python.question_due_s
+
+    def idle(self) -> None:
+        """Nothing has come for a while."""
+        self.sink.tick()
+        if self.python is not None:
+            self.python.idle()
+
+    def seen(self) -> protocol.Seen | None:
+        """How far the user has seen the run, as of when all that had come was shown."""
+        if self._notebook and self.sink.settled:
+            out, err, outputs = self._reached.values()
+            if self.python is not None:
+                outputs = self.python.offset
+            self._seen = protocol.Seen(self._run_id, self._notebook, out, err, outputs)
+        return self._seen
 
 
 def _soonest(*times_s: float | None) -> float | None:
@@ -365,4 +350,4 @@ def _watch_request(run_id: str, request: RunRequest) -> protocol.WatchRun:
     captured = _captured(request)
     out, err = (protocol.ALL if stream in captured else protocol.SHOW for stream in protocol.STREAMS)
     outputs = protocol.SHOW if request.kind == protocol.PYTHON else protocol.NONE
-    return protocol.WatchRun(run_id=run_id, stdout=out, stderr=err, outputs=outputs)
+    return protocol.WatchRun(run_id, *request.start[:2], out, err, outputs=outputs, outputs_offset=request.start[2])

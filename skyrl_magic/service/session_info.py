@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import NotFound, SessionError, SessionLost
+from skyrl_magic.core.ports import Sandbox
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.session import Session
 
+#: How patient the table is with each session.
+QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 #: The state of a session whose agent does not answer.
 SILENT = "not answering"
 
@@ -34,6 +41,27 @@ class SessionInfo:
     def place(self) -> tuple[str, str, str]:
         """Backend, app and name, which identify it."""
         return self.backend, self.app, self.name
+
+
+def tags_of(sandbox: Sandbox) -> Mapping[str, str]:
+    """A container's tags; none where it ended just now."""
+    try:
+        return sandbox.tags()
+    except (NotFound, SessionLost):
+        return {}
+
+
+def ask_status(tags: Mapping[str, str], sandbox: Sandbox) -> protocol.Status:
+    """What a session that is not open says of itself. Raises SessionError."""
+    try:
+        session = Session(tags["session"], SessionSpec.from_tags(tags), sandbox, None, QUICK)
+    except (KeyError, ValueError):
+        raise SessionError("a sandbox of something else") from None
+    try:
+        session.open()
+        return session.status
+    finally:
+        session.close()
 
 
 def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status | None) -> SessionInfo:

@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-import getpass
-import queue
-import socket
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from skyrl_magic.core import contract, protocol
-from skyrl_magic.core.errors import (
-    AlreadyExists,
-    BackendError,
-    CheckoutError,
-    NotFound,
-    RunStopped,
-    SessionConflict,
-    SessionError,
-    SessionLost,
-)
-from skyrl_magic.core.options import spec_flag, spec_text
-from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import AlreadyExists, NotFound, SessionConflict, SessionError, SessionLost
+from skyrl_magic.core.ports import Backend, Sandbox
 from skyrl_magic.core.spec import SessionSpec
-from skyrl_magic.service.checkout import Checkout, CheckoutReader
-from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.creation import abandon, follow_phases, make_upload, supervisor_config
+from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.session import ENDED, Progress, Session
-from skyrl_magic.service.session_info import SessionInfo, session_info
-from skyrl_magic.service.sync import CheckoutSync
+from skyrl_magic.service.session_info import SessionInfo, ask_status, session_info, tags_of
+from skyrl_magic.service.session_request import Place, SessionRequest, bring_checkout, check_spec, owner, owner_tags
 
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
-_TAG = "skyrl_magic"
-#: Where a session is: backend, app and name.
-Place = tuple[str, str, str]
-#: How patient the table is with each session.
-QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 
-
-@dataclass(frozen=True)
-class SessionRequest:
-    """What a magic asks for."""
-
-    spec: SessionSpec
-    checkout: Checkout | None
-    idle_timeout_s: int
-    name: str | None = None
-    asked: frozenset[str] | None = None
-    """The fields of the spec in which a running session of the name must agree; None for all of them."""
-
-
-def owner() -> str:
-    """Who owns the sessions that are started here: sessions of one user on one machine are shared by notebooks."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "user"
-    return f"{user}@{socket.gethostname()}"
+T = TypeVar("T")
 
 
 class SessionService:
@@ -78,10 +38,10 @@ class SessionService:
     ) -> None:
         self._server = server
         self._backend = backend
-        self._build_agent = build_agent
         self._sessions: dict[Place, Session] = {}
         self._used: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="skyrl-create")
+        self._creation = Creation(build_agent, self._pool)
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -98,20 +58,18 @@ class SessionService:
             SessionConflict: the name belongs to another spec. SessionError, BackendError: it cannot be started.
             RunStopped: interrupted meanwhile; a container under way is ended.
         """
-        spec = request.spec
-        name = request.name or spec.default_name(owner())
-        key = (spec.backend, spec.app, name)
+        key = request.place
         with self._lock:
-            known = self._known(key, request)
+            known = self._known(request)
             if known is not None:
                 return known, False
             self._forget(key)
-            backend = self.reach(spec.backend, progress)
+            backend = self.reach(key[0], progress)
             for _ in range(_TRIES):
-                session = self._join(backend, request, name, progress)
+                session = self._join(backend, request, progress)
                 created = session is None
                 try:
-                    session = session or self._create(backend, request, name, progress)
+                    session = session or self._creation.create(backend, request, progress)
                     session.open()
                 except AlreadyExists:
                     continue
@@ -120,7 +78,7 @@ class SessionService:
                         raise
                     continue  # it ended between being found and being asked
                 return self._keep(key, session), created
-        raise SessionError(f"session {name} is being started and stopped all the time elsewhere: try --session OTHER")
+        raise SessionError(f"session {key[2]} is being started and stopped all the time elsewhere: try --session OTHER")
 
     def join(self, request: SessionRequest) -> Session | None:
         """The session that is asked for, open as after :meth:`ensure`, where it runs; none is started.
@@ -128,14 +86,11 @@ class SessionService:
         Raises:
             SessionConflict: the name belongs to another spec. SessionError: it does not answer. BackendError.
         """
-        spec = request.spec
-        name = request.name or self.default_name(spec)
-        key = (spec.backend, spec.app, name)
         with self._lock:
-            known = self._known(key, request)
+            known = self._known(request)
             if known is not None:
                 return known
-            session = self._join(self._ask(spec.backend), request, name)
+            session = self._join(self._ask(request.spec.backend), request)
             if session is None:
                 return None
             try:
@@ -143,7 +98,7 @@ class SessionService:
             except SessionLost:
                 _gone(session, created=False)
                 return None
-            return self._keep(key, session)
+            return self._keep(request.place, session)
 
     def leave(self, session: Session) -> None:
         """Close an open session; it and its runs go on."""
@@ -163,14 +118,9 @@ class SessionService:
         alive = (session for session in reversed(self._sessions.values()) if session.channel.alive)
         return next(alive, None)
 
-    def default_name(self, spec: SessionSpec) -> str:
-        """The name of the session of this spec when the user gives none."""
-        return spec.default_name(owner())
-
     def why_lost(self, request: SessionRequest) -> str:
         """Why the session that this process had for the request has ended; empty where it had none, or has it."""
-        name = request.name or request.spec.default_name(owner())
-        session = self._sessions.get((request.spec.backend, request.spec.app, name))
+        session = self._sessions.get(request.place)
         lost = None if session is None else session.channel.lost
         return "" if lost is None else str(lost).removeprefix(ENDED)
 
@@ -189,7 +139,7 @@ class SessionService:
 
     def running(self, backend: str) -> Sequence[Place]:
         """Where the owner's running sessions are; asks none of them. Raises BackendError."""
-        found = self._pool.map(_tags, self._running(backend))
+        found = self._pool.map(tags_of, self._running(backend))
         return [(backend, tags["app"], tags["session"]) for tags in found if "session" in tags and "app" in tags]
 
     def locate(self, backend: str, app: str, name: str) -> Place:
@@ -239,7 +189,7 @@ class SessionService:
         """Connect to the backend, where that was not done; what is waited for is shown. Raises BackendError."""
         if backend in self._used:
             return self._backend(backend)
-        return wait_for(self._server(backend), lambda: self._ask(backend), progress)
+        return self._asked(backend, lambda: self._ask(backend), progress)
 
     def _ask(self, backend: str) -> Backend:
         found = self._backend(backend)
@@ -247,28 +197,32 @@ class SessionService:
         return found
 
     def _running(self, backend: str) -> Sequence[Sandbox]:
-        return self._ask(backend).list({_TAG: "session", "owner": owner()})
+        return self._ask(backend).list(owner_tags())
 
     def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:
-        tags = _tags(sandbox)
+        tags = tags_of(sandbox)
         if not tags:
             return None
         session = self.get(backend, tags.get("app", ""), tags.get("session", ""))
         try:
-            status = _status(tags, sandbox) if session is None else session.ask_status()
+            status = ask_status(tags, sandbox) if session is None else session.ask_status()
         except SessionError:
             if sandbox.poll() is not None:
                 return None
             status = None
         return session_info(tags, backend, status)
 
-    def _known(self, key: Place, request: SessionRequest) -> Session | None:
-        session = self._sessions.get(key)
+    def _known(self, request: SessionRequest) -> Session | None:
+        session = self._sessions.get(request.place)
         if session is None or not session.channel.alive:
             return None
-        _check_spec(session, request)
-        _bring_checkout(session, request)
+        check_spec(session, request)
+        bring_checkout(session, request)
         return _watched(session)
+
+    def _asked(self, backend: str, question: Callable[[], T], progress: Progress | None) -> T:
+        """What the backend's server answers; who waits for it sees that, where there is a ``progress``."""
+        return question() if progress is None else wait_for(self._server(backend), question, progress)
 
     def _keep(self, key: Place, session: Session) -> Session:
         self._forget(key)
@@ -280,72 +234,18 @@ class SessionService:
         if session is not None:
             session.close()
 
-    def _join(
-        self, backend: Backend, request: SessionRequest, name: str, progress: Progress | None = None
-    ) -> Session | None:
-        def find() -> Sandbox | None:
-            return backend.find(request.spec.app, name)
-
-        sandbox = find() if progress is None else wait_for(self._server(request.spec.backend), find, progress)
+    def _join(self, backend: Backend, request: SessionRequest, progress: Progress | None = None) -> Session | None:
+        where, app, name = request.place
+        sandbox = self._asked(where, lambda: backend.find(app, name), progress)
         if sandbox is None:
             return None
         try:
             session = _joined(name, sandbox)
         except (NotFound, SessionLost):  # it ended just now
             return None
-        _check_spec(session, request)
-        _bring_checkout(session, request)
+        check_spec(session, request)
+        bring_checkout(session, request)
         return session
-
-    def _create(self, backend: Backend, request: SessionRequest, name: str, progress: Progress) -> Session:
-        """Create the container; the checkout may change meanwhile.
-
-        Modal refuses to upload a file that changed under its hands. What did is left out of the next try, and comes
-        with the first run.
-        """
-        if request.checkout is None:
-            return Session(name, request.spec, self._create_sandbox(backend, request, name, None, progress), None)
-        sync = CheckoutSync(CheckoutReader(request.checkout))
-        scan, moving = sync.reader.scan(), set[str]()
-        for _ in range(_TRIES):
-            try:
-                upload = make_upload(request.checkout, scan, moving)
-                sandbox = self._create_sandbox(backend, request, name, upload, progress)
-            except AlreadyExists:
-                raise
-            except BackendError:
-                again = sync.reader.scan()
-                changed = {path for path in upload.paths if again.manifest.get(path) != scan.manifest[path]}
-                if not changed:
-                    raise
-                scan, moving = again, moving | changed
-            else:
-                return Session(name, request.spec, sandbox, sync)
-        raise CheckoutError(f"{min(moving)} and others change all the time: list them in .skyrlignore")
-
-    def _create_sandbox(
-        self, backend: Backend, request: SessionRequest, name: str, upload: Upload | None, progress: Progress
-    ) -> Sandbox:
-        spec = request.spec
-        tags = spec.to_tags() | {_TAG: "session", "session": name, "owner": owner(), "started_at": f"{time.time():.0f}"}
-        config = supervisor_config(name, timeout_s=spec.timeout_s, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
-        wanted = SandboxRequest(
-            name=name,
-            spec=spec,
-            tags=tags,
-            command=[*contract.AGENT_COMMAND, "supervise", "--config", config],
-            agent=self._build_agent(),
-            upload=upload,
-        )
-        phases: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        future = self._pool.submit(backend.create, wanted, phases.put)
-        future.add_done_callback(lambda _: phases.put(None))
-        try:
-            follow_phases(phases, progress)
-            return future.result()
-        except KeyboardInterrupt:
-            future.add_done_callback(abandon)
-            raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
 
 
 def _joined(name: str, sandbox: Sandbox) -> Session:
@@ -357,33 +257,6 @@ def _joined(name: str, sandbox: Sandbox) -> Session:
     if tags.get("owner") != owner():
         raise SessionConflict(f"session {name} belongs to {tags.get('owner')}: choose another --session NAME")
     return Session(name, there, sandbox, None)
-
-
-def _tags(sandbox: Sandbox) -> Mapping[str, str]:
-    """A container's tags; none where it ended just now."""
-    try:
-        return sandbox.tags()
-    except (NotFound, SessionLost):
-        return {}
-
-
-def _status(tags: Mapping[str, str], sandbox: Sandbox) -> protocol.Status:
-    """What a session that is not open says of itself. Raises SessionError."""
-    try:
-        session = Session(tags["session"], SessionSpec.from_tags(tags), sandbox, None, QUICK)
-    except (KeyError, ValueError):
-        raise SessionError("a sandbox of something else") from None
-    try:
-        session.open()
-        return session.status
-    finally:
-        session.close()
-
-
-def _bring_checkout(session: Session, request: SessionRequest) -> None:
-    """Let the session's checkout be kept in step; it may have been joined by who did not have it."""
-    if session.sync is None and request.checkout is not None and session.spec.repo == str(request.checkout.root):
-        session.sync = CheckoutSync(CheckoutReader(request.checkout))
 
 
 def _watched(session: Session) -> Session:
@@ -406,19 +279,3 @@ def _gone(session: Session, *, created: bool) -> bool:
             f"session {session.name} runs and does not answer: %skyrl_stop {session.name} ends it"
         ) from None
     return True
-
-
-def _check_spec(session: Session, request: SessionRequest) -> None:
-    there, wanted = session.spec.to_tags(), request.spec.to_tags()
-    names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
-    if request.asked is not None:
-        names = [name for name in names if name in request.asked]
-    if not names:
-        return
-    differences = ", ".join(
-        f"{spec_flag(n)} {spec_text(n, there.get(n))} (asked: {spec_text(n, wanted.get(n))})" for n in names
-    )
-    raise SessionConflict(
-        f"session {session.name} runs with {differences}: "
-        "leave the options out to use it, or choose another --session NAME"
-    )

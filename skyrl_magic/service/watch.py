@@ -58,6 +58,8 @@ class Watch:
         }
         self._shown_bytes = request.shown_bytes
         self.ended = False
+        self.seen: protocol.Seen | None = None
+        """How far the cell has shown it; the channel tells the agent with its next ping."""
 
     def put(self, message: protocol.Message) -> None:
         """Take a frame of this run from the channel. Raises KeyError for a stream that no run has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import threading
 from collections.abc import Callable, Generator
@@ -30,6 +31,8 @@ class BackgroundSink:
     """``service.runs.Sink`` that keeps the newest lines; nothing is shown by itself."""
 
     flush_due_s = None
+    settled = False
+    """Nobody has seen it."""
 
     def __init__(self) -> None:
         self.lines = NewestLines()
@@ -135,8 +138,13 @@ class RunHandle:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
 
+        def wake() -> None:
+            if not over.done():  # else the waiting was cancelled
+                over.set_result(None)
+
         def ended() -> None:
-            loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(wake)
 
         with self._lock:
             if not self.done:
@@ -198,4 +206,3 @@ class RunHandle:
             waiting, self._waiting = self._waiting, []
         for tell in waiting:
             tell()
-

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from skyrl_magic.core import protocol
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.runs import Sink
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -14,11 +15,25 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 
 
 class CellSink:
-    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short."""
+    """``service.runs.Sink`` on a cell's display; what that waits for, Stop cuts short.
+
+    Args:
+        run_id: the run.
+        outputs: where the notebook shows what Python kernels send.
+        interrupts: of the cell.
+        start: the offsets at which the streams begin here.
+        also: hears all of it too.
+    """
 
     def __init__(
-        self, run_id: str, outputs: RemoteOutputs, interrupts: Interrupts, start: Mapping[str, int] | None = None
+        self,
+        run_id: str,
+        outputs: RemoteOutputs,
+        interrupts: Interrupts,
+        start: Mapping[str, int] | None = None,
+        also: Sink | None = None,
     ) -> None:
+        self._also = also
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
         self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause, start=start)
@@ -43,6 +58,8 @@ class CellSink:
         """Show an event."""
         if isinstance(event, (protocol.Output, protocol.Gap)):
             self._display.feed(event)
+            if self._also is not None:
+                self._also.feed(event)
 
     def tick(self) -> None:
         """Show what is due."""
@@ -55,6 +72,8 @@ class CellSink:
     def message(self, message: protocol.KernelMessage) -> None:
         """Show a Python cell's message."""
         self._display.message(message)
+        if self._also is not None:
+            self._also.message(message)
 
     def ask(self, prompt: str, *, password: bool) -> str:
         """Ask the user, after all that was printed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,13 +12,11 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
-    SessionLost,
-    SkyRLMagicError,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
-from skyrl_magic.core.spec import RunRequest, SessionSpec
+from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
 from skyrl_magic.service.checkout import (
     LARGE_BYTES,
     MANY_FILES,
@@ -27,36 +25,39 @@ from skyrl_magic.service.checkout import (
     largest_folders,
 )
 from skyrl_magic.service.find_run import Found, find_run
-from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
-from skyrl_magic.service.runs import new_run_id
+from skyrl_magic.service.logs import all_runs, summary
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import Place, SessionRequest
+from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
-from skyrl_magic.ui.cell_sink import CellSink
+from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
-from skyrl_magic.ui.notebook import Notebook, Services, request_for
-from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
+from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_for
+from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
+from skyrl_magic.ui.run_cells import ENDED, RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.tables import Table, size_text
 from skyrl_magic.ui.variables import Variables
 
-#: A session that turns out to have ended is started again once before a cell gives up.
-_START_TRIES = 2
-
 
 class Cells:
-    """The use cases of one notebook."""
+    """The use cases of one notebook.
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    Args:
+        services: what they call.
+        rules: the notebook's settings that concern runs, as they are now.
+    """
+
+    def __init__(self, services: Services, rules: Callable[[], RunRules] = RunRules) -> None:
+        self._services, self._rules = services, rules
         self._outputs = RemoteOutputs()
         self._running = Running(services.sessions)
         self.notebook = Notebook()
+        self._run_cells = RunCells(services, self.notebook, self._outputs)
 
     def close(self) -> None:
         """Close the channels; sessions and runs go on."""
@@ -72,7 +73,7 @@ class Cells:
         spec = request.spec
         checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
         rows = [
-            ("session", request.name or self._services.sessions.default_name(spec)),
+            ("session", request.place[2]),
             ("backend", spec.backend),
             ("gpu", str(spec.gpu)),
             ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),
@@ -106,7 +107,40 @@ class Cells:
     ) -> Outcome:
         """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
         variables = variables or Variables()
-        request = RunRequest(
+        request = self._run_request(given, folder, command, variables)
+        return self._run_cells.run(request, variables, lambda: self._session(given, config, folder)[0])
+
+    def run_in_background(  # noqa: PLR0913, PLR0917  (as run, and where variables go)
+        self,
+        given: Given,
+        config: Given,
+        folder: Path,
+        command: str,
+        variables: Variables,
+        assign: Callable[[dict[str, object]], None],
+    ) -> RunHandle:
+        """Start a cell's command and return at once. Raises SkyRLMagicError where it does not start."""
+        request = replace(self._run_request(given, folder, command, variables), allow_stdin=False)
+        return self._run_cells.background(request, variables, lambda: self._session(given, config, folder)[0], assign)
+
+    def attach(self, run: str, config: Given, folder: Path, *, from_start: bool) -> Outcome:
+        """Go on with a run in this cell. Raises UnknownRun, SessionError."""
+        found = self._find_run(run, config, folder)
+        return self._run_cells.attach(found, self._rules(), notebook_key(folder), from_start=from_start)
+
+    def cancel(self, runs: Sequence[str], session: str | None, config: Given, folder: Path) -> None:
+        """End runs, or with ``session`` all of one. Raises UnknownRun, SessionError."""
+        if session is None:
+            found = [self._find_run(run, config, folder) for run in runs]
+        else:
+            there = self._joined(Given(session=session), config, folder, "cancel runs of")
+            found = [(there, run) for run in all_runs(there) if run.state != ENDED]
+            if not found:
+                note(f"nothing runs in session {there.name}")
+        self._run_cells.cancel(found, self._rules().grace_s)
+
+    def _run_request(self, given: Given, folder: Path, command: str, variables: Variables) -> RunRequest:
+        return RunRequest(
             cell=command,
             env=(*(given.env or ()), *variables.env),
             workdir=given.workdir or "",
@@ -117,37 +151,19 @@ class Cells:
             kind=PYTHON if given.python else SHELL,
             uv=given.uv or "",
             allow_stdin=can_ask(),
+            rules=self._rules(),
+            notebook=notebook_key(folder),
         )
-        run_id = new_run_id()
-        runs = self._services.runs
-        with Interrupts() as interrupts:
-            sink = CellSink(run_id, self._outputs, interrupts)
-            try:
-                for attempt in range(_START_TRIES):
-                    try:
-                        session, _ = self._session(given, config, folder)
-                        sink.session = session
-                        variables.send(session, request.uv)
-                        watch = runs.start(session, request, run_id, sink, interrupts)
-                        self.notebook.runs[run_id] = session
-                        break
-                    except SessionLost:  # it ended since the last cell, and nothing ran: another one is started
-                        if attempt == _START_TRIES - 1:
-                            raise
-                result = runs.follow(session, request, watch, sink, interrupts)
-            except SkyRLMagicError as error:
-                sink.close(None)
-                return Outcome(error=lost_with_run(error, run_id) if run_id in self.notebook.runs else error)
-            except BaseException:
-                sink.close(None)
-                raise
-            outcome = outcome_of(request, result, sink)
-            if outcome.error is None and interrupts.take():  # while the last output was shown
-                outcome.error = stopped_late(result)
-            if outcome.error is None and not result.exit_code:
-                with interrupts.raising():
-                    bring(variables, session, outcome)
-            return outcome
+
+    def _find_run(self, text: str, config: Given, folder: Path) -> Found:
+        """The run of this name; empty for the last one."""
+        run_id = text or self.notebook.last_run or ""
+        session = self.notebook.runs.get(run_id)
+        if session is not None and session.channel.alive:
+            return session, summary(session, run_id)
+        request, _ = self._request(Given(), config, folder)
+        self._running.reach(request.spec.backend)
+        return find_run(self._services.sessions, request, run_id)
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
@@ -172,7 +188,7 @@ class Cells:
         None where there is no answer. No session is started or looked for, as somebody has pressed a key.
         """
         request, _ = self._request(given, config, folder)
-        name = request.name or self._services.sessions.default_name(request.spec)
+        name = request.place[2]
         session = self._services.sessions.get(request.spec.backend, request.spec.app, name)
         return None if session is None else ask_kernel(session, *question)
 
@@ -193,7 +209,7 @@ class Cells:
             self._running.reach(request.spec.backend)
             found = find_run(self._services.sessions, request, run_id)
             session, run = found
-            if not run_id and (session.spec.backend, session.spec.app, session.name) != self._running.place(request):
+            if not run_id and (session.spec.backend, session.spec.app, session.name) != request.place:
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
@@ -205,7 +221,7 @@ class Cells:
         The next cell should not start the stopped one again while another is billed.
         """
         current, session = self.notebook.current, self._services.sessions.newest_open()
-        if current is None or self._running.place(current) not in stopped or session is None:
+        if current is None or current.place not in stopped or session is None:
             return
         checkout = session.sync.reader.checkout if session.sync is not None else None
         self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
@@ -245,6 +261,8 @@ class Cells:
             status = session.wait_for_ray(progress)
             if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
                 line = _ready_line(session, status)
+        except RunStopped:
+            raise
         except KeyboardInterrupt:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:

@@ -47,7 +47,9 @@ class Settings(Magics):
         ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
     ).tag(config=True)
     on_kernel_exit = Enum(
-        ("leave", "stop"), "leave", help="what happens to a cell's run when this notebook's kernel ends: leave or stop it"
+        ("leave", "stop"),
+        "leave",
+        help="what happens to a cell's run when this notebook's kernel ends: leave or stop it",
     ).tag(config=True)
     grace = Float(
         5.0, min=0.0, help="seconds that a stopped run gets after SIGINT, and after SIGTERM, before the next signal"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,24 @@ def ask(prompt: str, *, password: bool) -> str:
     """Ask the user. Raises KeyboardInterrupt."""
     # In a kernel both are its own, which ask the front end.
     return getpass.getpass(prompt) if password else input(prompt)
+
+
+class KernelEnd:
+    """Hears that this notebook's kernel is asked to end, also while a cell runs: ipykernel has a thread for that."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        shell: Any = get_ipython()
+        if getattr(shell, "kernel", None) is not None:
+            shell.observe(self._changed, "exit_now")  # set by its handler of ``shutdown_request``
+
+    def _changed(self, change: Mapping[str, Any]) -> None:
+        if change["new"]:
+            self._asked.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long for it; whether it came."""
+        return self._asked.wait(timeout_s)
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

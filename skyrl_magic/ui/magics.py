@@ -58,7 +58,7 @@ class SkyRLMagic(Settings):
             import_whole("skyrl_magic.ui.cells")
             from skyrl_magic.ui.cells import Cells
 
-            self._cells = Cells(self._make_services())
+            self._cells = Cells(self._make_services(), self.rules)
         return self._cells
 
     def close(self) -> None:
@@ -106,15 +106,15 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_modal(self, line: str, cell: str | None = None) -> None:
+    def skyrl_modal(self, line: str, cell: str | None = None) -> RunHandle | None:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
-        self._run(parse_line(line), cell, "%%skyrl_modal")
+        return self._run(parse_line(line), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_python(self, line: str, cell: str | None = None) -> None:
+    def skyrl_python(self, line: str, cell: str | None = None) -> RunHandle | None:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
-        self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
+        return self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
 
     def _run(self, parsed: Line, cell: str | None, magic: str) -> None:
         given = parsed.given

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.runs import RunService
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
+from skyrl_magic.ui.background import RunHandle
 
 
 @dataclass
@@ -26,6 +31,15 @@ class Services:
         self.sessions.close()
 
 
+def notebook_key(folder: Path) -> str:
+    """What stands for this notebook in its sessions, also after a restart of its kernel; no path can be read from it.
+
+    Jupyter Server names the notebook in ``JPY_SESSION_NAME``; elsewhere the folder stands for it.
+    """
+    name = os.environ.get("JPY_SESSION_NAME") or str(folder)
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 @dataclass
 class Notebook:
     """The state that lies between cells."""
@@ -36,6 +50,10 @@ class Notebook:
     """What the current session was asked for: a cell without session options goes there."""
     runs: dict[str, Session] = field(default_factory=dict)
     """The sessions of this notebook's runs by run id, oldest first."""
+    background: dict[str, RunHandle] = field(default_factory=dict)
+    """This notebook's runs in the background by run id."""
+    seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """The bytes of stdout, stderr and outputs up to which this kernel has shown a run, by run id."""
     told: set[str] = field(default_factory=set)
     """Notes that were shown once and need not be repeated."""
 

@@ -35,6 +35,8 @@ class Outcome:
 
     variables: dict[str, Any] = field(default_factory=dict)
     error: SkyRLMagicError | None = None
+    result: RunResult | None = None
+    """How the run ended; None where the cell did not see that."""
 
 
 def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:

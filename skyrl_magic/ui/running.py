@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from skyrl_magic.core.errors import BackendError, NotFound, OptionError, SkyRLMagicError
 from skyrl_magic.core.options import unknown_flag
 from skyrl_magic.service.session_info import SessionInfo
-from skyrl_magic.service.sessions import Place, SessionRequest, SessionService
+from skyrl_magic.service.session_request import Place, SessionRequest
+from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.tables import Table, duration_text
@@ -21,10 +22,6 @@ class Running:
     def __init__(self, sessions: SessionService) -> None:
         self._sessions = sessions
 
-    def place(self, request: SessionRequest) -> Place:
-        """Where the session of a request is, or would be."""
-        return request.spec.backend, request.spec.app, request.name or self._sessions.default_name(request.spec)
-
     def reach(self, backend: str) -> None:
         """Connect to the backend; who waits for it sees that. Raises BackendError."""
         progress = CellProgress()
@@ -35,7 +32,7 @@ class Running:
 
     def table(self, request: SessionRequest) -> Table:
         """All that run; the app has a column where it is not the current one alone."""
-        here = self.place(request)
+        here = request.place
         self.reach(here[0])
         found = [info for backend in self._sessions.backends(here[0]) for info in self._listed(backend, here)]
         elsewhere = any(info.app != here[1] for info in found)
@@ -67,7 +64,7 @@ class Running:
             raise unknown_flag(unknown[0], [ALL])
         if flags and len(names) > 1:
             raise OptionError(f"{ALL} stops every session: leave the names out")
-        here = self.place(request())
+        here = request().place
         if flags:
             return self._stop_all(here)
         self.reach(here[0])

@@ -21,7 +21,8 @@ from skyrl_magic.service.checkout import Checkout, open_checkout
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, RunService, new_run_id
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import payload_bytes
 
 BACKENDS = ["local", *(["modal"] if os.environ.get("SKYRL_MAGIC_LIVE") == "1" else [])]

@@ -10,7 +10,8 @@ import pytest
 from skyrl_magic.core.protocol import RunWaiting
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.runs import RunService, new_run_id
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
 from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_spec
 
 _COUNT = """

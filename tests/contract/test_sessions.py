@@ -17,7 +17,8 @@ from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, SessionLost
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.runs import RunService, new_run_id
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
 from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec
 
 

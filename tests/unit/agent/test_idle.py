@@ -42,7 +42,7 @@ def start_worker(session: Session, channel: Attached, name: str, work: str) -> i
 
 
 SPIN = "while True: pass"
-SPIN_BELOW = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SPIN!r}])"
+SPIN_BELOW = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {SPIN!r}])"
 WAIT = "import time; time.sleep(600)"
 
 

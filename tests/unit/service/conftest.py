@@ -17,7 +17,8 @@ from skyrl_magic.service.checkout import Checkout, open_checkout
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.sessions import SessionRequest, SessionService
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import payload_bytes
 from tests.unit.service.processes import ProcessBackend, ProcessSandbox
 
@@ -26,6 +27,7 @@ class Recorder:
     """A run's sink and a session's progress that keep what they hear."""
 
     flush_due_s: float | None = None
+    settled = True
 
     def __init__(self, on_event: Callable[[protocol.Message], object] = lambda _: None) -> None:
         self.events: list[protocol.Message] = []

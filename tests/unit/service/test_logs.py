@@ -58,7 +58,7 @@ def make_running(world: World, session: Session) -> Iterator[object]:
 def replayed(session: Session, run: protocol.RunSummary, policy: str = protocol.ALL, *streams: str) -> Recorder:
     recorder = Recorder()
     logs.replay(session, run, streams or protocol.STREAMS, policy, recorder.feed)
-    assert session.channel._watches == {}
+    assert session.channel._pending.watches == []
     return recorder
 
 

@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_is_refused_and_not_watched(world: World, session: 
     with pytest.raises(Refused) as refused:
         world.runs.start(session, RunRequest("true"), "../x", Recorder())
     assert refused.value.code == "bad_request"
-    assert session.channel._watches == {}
+    assert session.channel._pending.watches == []
 
 
 def test_starting_twice_is_starting_once(world: World, session: Session) -> None:
@@ -91,7 +91,7 @@ def test_a_container_that_ends_meanwhile(world: World, session: Session) -> None
     sink = Recorder(lambda _: sandbox_of(session).terminate())
     with pytest.raises(SessionLost, match="the container has ended"):
         world.run(session, "echo x; sleep 300", sink)
-    assert session.channel._watches == {}
+    assert session.channel._pending.watches == []
 
 
 # --- Stop -------------------------------------------------------------------------------------------------------------

@@ -22,10 +22,11 @@ from skyrl_magic.core.errors import (
     SessionLost,
 )
 from skyrl_magic.core.ports import ByteStream, SandboxRequest
-from skyrl_magic.service import sessions
+from skyrl_magic.service import session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.sessions import SessionRequest, SessionService, owner
+from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import Lost
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 from tests.unit.service.processes import DEADLINE_S, ProcessSandbox
@@ -58,7 +59,7 @@ def test_phases_are_told_and_the_second_time_there_are_none(world: World) -> Non
     again, created = world.service.ensure(world.request(), progress)
     assert (again is session, created, len(progress.phases)) == (True, False, 3)
     assert world.service.open_names() == [session.name]
-    assert session.name == world.service.default_name(world.request().spec)
+    assert session.name == world.request().spec.default_name(owner())
 
 
 def test_the_checkout_is_mounted_and_its_rest_comes_with_the_first_run(world: World, checkout: Checkout) -> None:
@@ -261,7 +262,7 @@ def test_the_table_counts_runs(world: World) -> None:
 def test_the_table_says_who_does_not_answer(
     world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
+    monkeypatch.setattr(session_info, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
     session = world.start()
     sandbox_of(session).process.send_signal(signal.SIGSTOP)
     assert [row.state for row in other.list("local")] == ["not answering"]

@@ -1,0 +1,71 @@
+"""What a magic asks for, and whether a session that runs is that."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+
+from skyrl_magic.core.errors import SessionConflict
+from skyrl_magic.core.options import spec_flag, spec_text
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.checkout import Checkout, CheckoutReader
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.sync import CheckoutSync
+
+#: Where a session is: backend, app and name.
+Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What a magic asks for."""
+
+    spec: SessionSpec
+    checkout: Checkout | None
+    idle_timeout_s: int
+    name: str | None = None
+    asked: frozenset[str] | None = None
+    """The fields of the spec in which a running session of the name must agree; None for all of them."""
+
+    @property
+    def place(self) -> Place:
+        """Where its session is, or would be."""
+        return self.spec.backend, self.spec.app, self.name or self.spec.default_name(owner())
+
+
+def owner() -> str:
+    """Who owns the sessions that are started here: sessions of one user on one machine are shared by notebooks."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "user"
+    return f"{user}@{socket.gethostname()}"
+
+
+def owner_tags() -> dict[str, str]:
+    """The tags by which the owner's sessions are found."""
+    return {"skyrl_magic": "session", "owner": owner()}
+
+
+def check_spec(session: Session, request: SessionRequest) -> None:
+    """Raises SessionConflict where the session runs with something else than what is asked for."""
+    there, wanted = session.spec.to_tags(), request.spec.to_tags()
+    names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
+    if request.asked is not None:
+        names = [name for name in names if name in request.asked]
+    if not names:
+        return
+    differences = ", ".join(
+        f"{spec_flag(n)} {spec_text(n, there.get(n))} (asked: {spec_text(n, wanted.get(n))})" for n in names
+    )
+    raise SessionConflict(
+        f"session {session.name} runs with {differences}: "
+        "leave the options out to use it, or choose another --session NAME"
+    )
+
+
+def bring_checkout(session: Session, request: SessionRequest) -> None:
+    """Let the session's checkout be kept in step; it may have been joined by who did not have it."""
+    if session.sync is None and request.checkout is not None and session.spec.repo == str(request.checkout.root):
+        session.sync = CheckoutSync(CheckoutReader(request.checkout))

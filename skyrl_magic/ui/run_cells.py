@@ -1,0 +1,196 @@
+"""What a cell does with runs: it starts them and waits, or not; it goes back to one, or ends it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
+from skyrl_magic.core.spec import RunRequest, RunRules
+from skyrl_magic.service.find_run import Found
+from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.runs import new_run_id
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.stop import end_for_good
+from skyrl_magic.service.watch import Watch
+from skyrl_magic.ui.background import RunHandle
+from skyrl_magic.ui.cell_sink import CellSink
+from skyrl_magic.ui.display import note
+from skyrl_magic.ui.front_end import KernelEnd
+from skyrl_magic.ui.notebook import Notebook, Services
+from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
+from skyrl_magic.ui.remote_outputs import RemoteOutputs
+from skyrl_magic.ui.variables import Variables
+
+#: A session that turns out to have ended is started again once before a cell gives up.
+_START_TRIES = 2
+#: How long a run's end may take to be known here, in seconds: it is committed first.
+_MARGIN_S = 5.0
+#: ``RunSummary.state`` of a run that is over.
+ENDED = "ended"
+T = TypeVar("T")
+GetSession = Callable[[], Session]
+
+
+class RunCells:
+    """The runs of one notebook.
+
+    Args:
+        services: start and follow runs.
+        notebook: keeps what lies between cells.
+        outputs: where Python cells show things.
+    """
+
+    def __init__(self, services: Services, notebook: Notebook, outputs: RemoteOutputs) -> None:
+        self._runs, self._notebook, self._outputs = services.runs, notebook, outputs
+        self._kernel_end = KernelEnd()
+
+    def run(self, request: RunRequest, variables: Variables, get_session: GetSession) -> Outcome:
+        """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
+        run_id = new_run_id()
+        with Interrupts(self._kernel_end.wait) as interrupts:
+            sink = CellSink(run_id, self._outputs, interrupts)
+
+            def begin(session: Session) -> Watch:
+                sink.session = session
+                variables.send(session, request.uv)
+                return self._runs.start(session, request, run_id, sink, interrupts)
+
+            try:
+                session, watch = self._begun(run_id, get_session, begin)
+            except SkyRLMagicError as error:
+                sink.close(None)
+                return Outcome(error=error)
+            except BaseException:
+                sink.close(None)
+                raise
+            outcome = self._follow(session, request, watch, sink, interrupts)
+            if outcome.error is None and not (outcome.result and outcome.result.exit_code):
+                with interrupts.raising():
+                    bring(variables, session, outcome)
+            return outcome
+
+    def background(
+        self,
+        request: RunRequest,
+        variables: Variables,
+        get_session: GetSession,
+        assign: Callable[[dict[str, object]], None],
+    ) -> RunHandle:
+        """Start a run that no cell waits for. Raises SkyRLMagicError where it does not start."""
+        run_id = new_run_id()
+
+        def begin(session: Session) -> RunHandle:
+            variables.send(session, request.uv)
+            handle = RunHandle(run_id, session, request, self._runs, assign)
+            handle.background.start(run_id)
+            return handle
+
+        _, handle = self._begun(run_id, get_session, begin)
+        self._notebook.background[run_id] = handle
+        return handle
+
+    def attach(self, found: Found, rules: RunRules, key: str, *, from_start: bool) -> Outcome:
+        """Go on with a run in this cell, where this notebook's output of it stopped."""
+        session, run = found
+        run_id, handle = run.run_id, self._notebook.background.get(run.run_id)
+        request = RunRequest(cell="", kind=run.kind) if handle is None else handle.background.request
+        start = (0, 0, 0) if from_start or request.out or request.err else self._seen(run, key)
+        request = dataclasses.replace(request, start=start, rules=rules, notebook=key, attached=True)
+        self._notebook.runs[run_id] = session
+        sizes = (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes)
+        if run.state == ENDED and any(sizes) and start >= sizes:
+            note(f"this notebook has shown all of run {run_id}: %skyrl_attach {run_id} --from start shows it again")
+        followed = handle.background if handle is not None and not handle.done else None
+        also = None if handle is None else handle.sink
+        with Interrupts(self._kernel_end.wait) as interrupts:
+            begin = dict(zip(protocol.JOURNAL_STREAMS, start, strict=True))
+            sink = CellSink(run_id, self._outputs, interrupts, begin, also)
+            sink.session = session
+            if followed is not None:
+                followed.leave()
+            watch = self._runs.attach(session, request, run_id, interrupts)
+            outcome = self._follow(session, request, watch, sink, interrupts)
+        if followed is not None and isinstance(outcome.error, RunLeft):
+            followed.attach(run_id)
+        elif followed is not None:
+            followed.finish(outcome.result, outcome.error)
+        if outcome.error is None:
+            note(f"run {run_id} has ended")
+        return outcome
+
+    def cancel(self, found: Sequence[Found], grace_s: float) -> None:
+        """End runs for good, and say of each whether it has ended. Raises SessionError."""
+        going_on = [(session, run) for session, run in found if run.state != ENDED]
+        for session, run in going_on:
+            end_for_good(session, run.run_id, grace_s)
+        for session, run in going_on:
+            if self._await_end(session, run, grace_s):
+                note(f"run {run.run_id} is stopped; %skyrl_logs {run.run_id} shows its output")
+            elif run.kind == protocol.PYTHON:
+                text = f"run {run.run_id} does not hear SIGINT: %skyrl_cancel {run.run_id} again ends its Python kernel"
+                note(f"{text}, and its variables are gone then")
+            else:
+                note(f"run {run.run_id} does not end; %skyrl_stop {session.name} ends its session")
+        for _, run in found:
+            if run.state == ENDED:
+                note(f"run {run.run_id} had ended before")
+
+    def _await_end(self, session: Session, run: protocol.RunSummary, grace_s: float) -> bool:
+        # A Python run hears one signal, another one two more with a grace period before each.
+        patience_s = grace_s * (1 if run.kind == protocol.PYTHON else 2) + _MARGIN_S
+        handle = self._notebook.background.get(run.run_id)
+        if handle is not None and not handle.done:
+            return handle.background.wait(patience_s)
+        return self._runs.await_end(session, run.run_id, patience_s)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _begun(self, run_id: str, get_session: GetSession, begin: Callable[[Session], T]) -> tuple[Session, T]:
+        """A run's session, and what ``begin`` made of it. One that ended since the last cell is started again."""
+        for attempt in range(_START_TRIES):
+            session = get_session()
+            try:
+                begun = begin(session)
+            except SessionLost:
+                if attempt == _START_TRIES - 1:
+                    raise
+            else:
+                break
+        self._notebook.runs[run_id] = session
+        return session, begun
+
+    def _follow(
+        self, session: Session, request: RunRequest, watch: Watch, sink: CellSink, interrupts: Interrupts
+    ) -> Outcome:
+        run_id = watch.run_id
+        try:
+            result = self._runs.follow(session, request, watch, sink, interrupts)
+        except SkyRLMagicError as error:
+            sink.close(None)
+            return Outcome(error=lost_with_run(error, run_id))
+        except BaseException:
+            sink.close(None)
+            raise
+        finally:
+            if watch.seen is not None:
+                self._notebook.seen[run_id] = (watch.seen.stdout, watch.seen.stderr, watch.seen.outputs)
+        outcome = outcome_of(request, result, sink)
+        outcome.result = result
+        if outcome.error is None and interrupts.take():  # while the last output was shown
+            outcome.error = stopped_late(result)
+        return outcome
+
+    def _seen(self, run: protocol.RunSummary, key: str) -> tuple[int, int, int]:
+        """How far this notebook has shown a run: as this kernel knows it, else as the one before it told the agent."""
+        known = self._notebook.seen.get(run.run_id)
+        if known is not None:
+            return known
+        told = run.seen.get(key)
+        try:
+            out, err, outputs = map(int, told or (0, 0, 0))
+        except (TypeError, ValueError):  # what a container sends is not trusted
+            return 0, 0, 0
+        return out, err, outputs
