@@ -191,7 +191,11 @@ class Client:
         if request.usd_per_hour is not None:
             limits.spending.set_price(float(request.usd_per_hour))
         if request.max_usd is not None:
-            limits.set_budget(float(request.max_usd), time.monotonic())
+            try:
+                limits.set_budget(float(request.max_usd), time.monotonic())
+            except ValueError as error:
+                self.push(protocol.Failed(request.request, "budget", str(error)))
+                return
         self.push(protocol.Done(request.request))
 
     def _stop(self, request: protocol.StopSession) -> None:

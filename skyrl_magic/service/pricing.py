@@ -6,13 +6,17 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 
-from skyrl_magic.core.errors import OptionError, SkyRLMagicError
+from skyrl_magic.core.errors import BackendError, OptionError, SkyRLMagicError
 from skyrl_magic.core.prices import TABLE, Price, Rates, account_rates, price_of, said_price
 from skyrl_magic.core.spec import SessionSpec
 
 #: How long a start waits for the account's rates, in seconds: they are one request.
 RATES_TIMEOUT_S = 5.0
 LOCAL = "local"
+
+
+def _no_account(backend: str) -> Mapping[str, float]:
+    raise BackendError(f"{backend}: no account")
 
 
 class Pricing:
@@ -22,7 +26,7 @@ class Pricing:
         account: the rates of a backend's account, by Modal's names (``core.prices``). Raises BackendError.
     """
 
-    def __init__(self, account: Callable[[str], Mapping[str, float]]) -> None:
+    def __init__(self, account: Callable[[str], Mapping[str, float]] = _no_account) -> None:
         self._account = account
         self._rates: dict[str, Rates] = {}
 

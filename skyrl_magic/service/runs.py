@@ -52,7 +52,7 @@ class Sink(Protocol):
         ...
 
     def feed(self, event: protocol.Message) -> None:
-        """Take an Output or a Gap."""
+        """Take an Output, a Gap, or a Notice, which only who shows what he takes should take from the session."""
         ...
 
     def tick(self) -> None:
@@ -307,6 +307,8 @@ class _Takers:
         elif isinstance(event, (protocol.Output, protocol.Gap)):
             if self.python is not None:
                 self.python.before_text()
+            self.sink.feed(event)
+        elif isinstance(event, protocol.Notice):
             self.sink.feed(event)
         if isinstance(event, protocol.Output):
             self._reached[event.stream] = event.offset + event.raw_bytes

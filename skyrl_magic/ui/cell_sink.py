@@ -58,6 +58,9 @@ class CellSink:
         """Show an event."""
         if isinstance(event, (protocol.Output, protocol.Gap)):
             self._display.feed(event)
+        elif isinstance(event, protocol.Notice) and self.session is not None:
+            for text in self.session.take_notices():
+                note(text)
             if self._also is not None:
                 self._also.feed(event)
 
