@@ -27,23 +27,24 @@ _ATTRIBUTE = "skyrl_magic"
 
 def load(shell: InteractiveShell) -> None:
     """Register the magics and their completions; a second load changes nothing."""
+    from skyrl_magic.ui import lone_help, remote_help
     from skyrl_magic.ui.matcher import register
-    from skyrl_magic.ui.remote_help import install
 
     if getattr(shell, _ATTRIBUTE, None) is not None:
         return
     magics = SkyRLMagic(shell, make_services)
     shell.register_magics(magics)
     register(shell, magics)
-    install(shell, magics)
+    remote_help.install(shell, magics)
+    lone_help.install(shell)
     setattr(shell, _ATTRIBUTE, magics)
     atexit.register(magics.close)
 
 
 def unload(shell: InteractiveShell) -> None:
     """Remove the magics and close the channels; sessions and runs go on."""
+    from skyrl_magic.ui import lone_help, remote_help
     from skyrl_magic.ui.matcher import unregister
-    from skyrl_magic.ui.remote_help import uninstall
 
     magics = getattr(shell, _ATTRIBUTE, None)
     if magics is None:
@@ -51,7 +52,8 @@ def unload(shell: InteractiveShell) -> None:
     magics.close()
     atexit.unregister(magics.close)
     unregister(shell, magics)
-    uninstall(shell)
+    remote_help.uninstall(shell)
+    lone_help.uninstall(shell)
     for kind, names in magics.magics.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -30,6 +33,16 @@ def leave() -> None:
         else:
             os.environ[name] = value
     os.chdir(workdir)
+
+
+def warm_up() -> None:
+    """Make ready for the first Tab, beside the cells: it imports for a second, and a key press waits 0.2 s."""
+    threading.Thread(target=_import_completer, name="completer", daemon=True).start()
+
+
+def _import_completer() -> None:
+    with contextlib.suppress(Exception):  # IPython completes without it too
+        importlib.import_module("jedi").Interpreter("name.", [{"name": ""}]).complete()
 
 
 class Answer:

@@ -21,7 +21,7 @@ import zmq
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
-from skyrl_magic.agent import kernel_helper, procs
+from skyrl_magic.agent import kernel_helper, kernel_magics, procs
 from skyrl_magic.agent import paths as paths_of_agent
 from skyrl_magic.agent.kernel_pipes import ByteStream, CellPipes, Header, Reader
 from skyrl_magic.agent.kernel_ray import PRINTING_THREADS, RayOutput
@@ -169,8 +169,9 @@ class KernelApp(IPKernelApp):
         super().init_iopub(context)
 
     def init_shell(self) -> None:
-        """With what the cells' Ray workers print."""
+        """With what the cells' Ray workers print, and magics that are not for here."""
         super().init_shell()
+        kernel_magics.register(self.shell)
         events: Any = self.shell.events  # type: ignore[union-attr]
         events.register("pre_run_cell", RAY_OUTPUT.cell_begins)
         events.register("post_run_cell", RAY_OUTPUT.cell_ends)

@@ -122,6 +122,11 @@ class KernelRun:
         self._notifier.close()
         return protocol.ExecuteEnded(self.run_id, self._exit_code, self._signal, duration_s, lost)
 
+    def asks_exit(self) -> bool:
+        """Whether the cell has ended the kernel with ``exit``."""
+        payload = [] if self.reply is None else self.reply["content"].get("payload") or []
+        return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in payload)
+
     def forget(self) -> None:
         """Nothing of this run is expected any more."""
         if self._journal is not None:

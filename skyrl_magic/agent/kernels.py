@@ -137,7 +137,7 @@ class KernelHost:
             client.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
         if not request.keep:
-            self.close("the Python kernel was restarted")
+            self.close("another notebook restarted it with %skyrl_restart")
             self._lost = ""
         self.start(client, request.request, request.uv)
 

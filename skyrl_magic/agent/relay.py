@@ -46,11 +46,11 @@ class Relay:
         signal.set_wakeup_fd(self._signal_end.fileno())
         self._selector.register(self._wakeup, selectors.EVENT_READ, lambda _: self._wakeup.recv(4096))
         self._kernel = Kernel(folder, paths, packages, self._selector)
-        self._ready = False
+        self._ready = self._warm = False
         self._heard_iopub = False
         self._over = False
         self._killed = ""
-        """Why the kernel was ended, where somebody asked for that."""
+        """Why the kernel ends, where somebody asked for that."""
         self._waiting: Deque[KernelRun] = deque()
         self._current: Optional[KernelRun] = None
         self._runs: OrderedDict[str, KernelRun] = OrderedDict()
@@ -100,7 +100,10 @@ class Relay:
 
     def _next(self) -> None:
         """Hand the next cell to the kernel, which executes one at a time."""
-        if self._current is not None or not self._ready or not self._waiting:
+        if self._current is not None or not self._ready or self._killed:
+            return
+        if not self._waiting:
+            self._warm_up()
             return
         run = self._current = self._waiting.popleft()
         if run.request.env or run.request.workdir:
@@ -136,6 +139,12 @@ class Relay:
     def _quietly(self, code: str, done: Callable[[Message], None]) -> None:
         content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "stop_on_error": False}
         self._asked[self._kernel.send("shell", "execute_request", content)] = done
+
+    def _warm_up(self) -> None:
+        """Once, when no cell waits."""
+        if not self._warm:
+            self._warm = True
+            self._quietly(f"{_HELPER}.warm_up()", lambda _: None)
 
     def _signal(self, request: protocol.SignalRun) -> None:
         """SIGINT interrupts the cell that is executed and takes back one that waits; others end the kernel."""
@@ -259,6 +268,9 @@ class Relay:
                 self._end(run)
 
     def _end(self, run: KernelRun) -> None:
+        if run.asks_exit():  # the kernel goes in a moment: the next cell is for another one
+            self._killed = "a cell called exit()"
+            self._supervisor.send(protocol.RelayFailed(self._killed))
         self._supervisor.send(run.end())
         if run is self._current:
             self._current = None

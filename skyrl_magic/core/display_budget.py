@@ -41,7 +41,8 @@ KERNEL_BURST_MESSAGES = 1000
 _KERNEL_PORTION_BYTES = 50_000
 #: What one message of many MB costs those after it at most: the server's window of 3 s is over then.
 _KERNEL_DEBT_BYTES = 1_000_000.0
-#: At the end of a run everything that waits is shown, in at most about this many messages.
+#: At the end of a run all text that waits is shown, in at most about this many messages. What waits beside text (at
+#: most ``display_queue.MAX_WAITING_DISPLAYS``, and widgets' messages) goes with it, as fast as all cells may send.
 FINAL_MESSAGES = 50
 
 

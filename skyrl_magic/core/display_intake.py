@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
+from typing import Any
 
-from skyrl_magic.core.protocol import JOURNAL_STREAMS, Gap, Output, ProtocolError
+from skyrl_magic.core.protocol import JOURNAL_STREAMS, MAX_FRAME_BYTES, Gap, Output, ProtocolError, raw_payload
 
 
 class Intake:
@@ -30,11 +30,13 @@ class Intake:
         of redrawn text: nobody misses that.
 
         Raises:
-            ProtocolError: the payload is damaged, or the stream is unknown.
+            ProtocolError: the payload is damaged, the stream is unknown, or a field is not what it should be.
         """
-        reached = self._offsets.get(event.stream)
+        stream: Any = event.stream
+        reached = self._offsets.get(stream) if isinstance(stream, str) else None
         if reached is None:
-            raise ProtocolError(f"a frame of stream {event.stream!r} has no place in a cell")
+            raise ProtocolError(f"a frame of stream {stream!r} has no place in a cell")
+        _check(event)
         if isinstance(event, Gap):
             self._offsets[event.stream] = max(reached, event.end)
             missed_to = event.start if event.redrawn else event.end
@@ -42,18 +44,15 @@ class Intake:
         end = event.offset + event.raw_bytes
         if end <= reached:
             return 0, b""
-        data = _payload(event)[max(0, reached - event.offset) :]
+        payload = raw_payload(event.payload, compressed=event.compressed, raw_bytes=event.raw_bytes)
+        data = payload[max(0, reached - event.offset) :]
         self._offsets[event.stream] = end
         return max(0, event.offset - reached), data
 
 
-def _payload(event: Output) -> bytes:
-    data = event.payload
-    if event.compressed:
-        try:
-            data = zlib.decompressobj().decompress(data, event.raw_bytes + 1)
-        except zlib.error as error:
-            raise ProtocolError(f"an Output frame's payload is damaged: {error}") from None
-    if len(data) != event.raw_bytes:
-        raise ProtocolError(f"an Output frame of {event.raw_bytes} bytes holds another number of them")
-    return data
+def _check(event: Output | Gap) -> None:
+    """What a container sends is untrusted; a size bounds what is inflated."""
+    numbers: list[Any] = [event.start, event.end] if isinstance(event, Gap) else [event.offset, event.raw_bytes]
+    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not whole or (isinstance(event, Output) and event.raw_bytes > MAX_FRAME_BYTES):
+        raise ProtocolError(f"a frame's numbers cannot be: {numbers!r:.200}")

@@ -161,10 +161,15 @@ class DisplayQueue:
         return self._give_up_oldest() if len(self._displays) > MAX_WAITING_DISPLAYS else 0
 
     def _give_up_oldest(self) -> int:
-        oldest = self._displays.popleft()
-        given_up = int(oldest.message is not None)
-        oldest.message = None
-        return given_up
+        return int(self._take_out(self._displays.popleft()) is not None)
+
+    def _take_out(self, item: _Message) -> KernelMessage | None:
+        """What the item has to show still; nothing waits in it any more."""
+        message, item.message = item.message, None
+        key = None if message is None else merge_key(message)
+        if key is not None and self._by_key.get(key) is item:
+            del self._by_key[key]
+        return message
 
     def open_first(self, live: Live, now_s: float) -> None:
         """Give ``live`` its place before all that waits."""
@@ -298,7 +303,7 @@ class DisplayQueue:
         return actions
 
     def _send_message(self, item: _Message, now_s: float, budget: DisplayBudget, *, final: bool) -> list[Action]:
-        message, item.message = item.message, None
+        message = self._take_out(item)
         if message is None:
             return []
         size_bytes = _message_bytes(message)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from skyrl_magic.core.errors import RunLeft, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.follow import Sink
 from skyrl_magic.service.interrupts import Interrupts
-from skyrl_magic.service.runs import RunResult, RunService, Sink
+from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Leave, Watch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from skyrl_magic.core import protocol
@@ -31,12 +31,9 @@ def ask_kernel(session: Session, msg_type: str, content: Mapping[str, Any], time
     return reply.content if isinstance(reply.content, dict) else None
 
 
-def send_to_comm(
-    session: Session, name: str, msg_type: str, content: Mapping[str, Any], buffers: Sequence[bytes] = ()
-) -> None:
-    """Send a message to a comm of the kernel; what it answers carries ``name``. Raises SessionError."""
-    sizes, payload = protocol.pack_buffers(buffers)
-    session.channel.send(protocol.KernelMessage(name, 0, msg_type, dict(content), {}, sizes, payload))
+def send_to_comm(session: Session, message: protocol.KernelMessage) -> None:
+    """Send a message to a comm of the kernel; what it answers carries the same ``run_id``. Raises SessionError."""
+    session.channel.send(message)
 
 
 def ensure_kernel(session: Session, uv: str) -> None:

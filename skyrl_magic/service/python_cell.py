@@ -12,7 +12,6 @@ from skyrl_magic.core.tracebacks import bounded_error
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.session import Session
 
-
 #: A question that nothing follows for so long has no answer yet, in seconds.
 _UNANSWERED_S = 0.5
 
@@ -48,6 +47,11 @@ class PythonEnd:
     payload: list[Mapping[str, Any]] = field(default_factory=list)
     """What the kernel asks of the front end (a page of help, the next cell's text), as in Jupyter's reply."""
 
+    @property
+    def exits(self) -> bool:
+        """Whether the cell has ended its kernel with ``exit``."""
+        return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in self.payload)
+
 
 class PythonCell:
     """Takes a run's ``outputs``.
@@ -61,7 +65,7 @@ class PythonCell:
         late: the cell came to a run that was going on: what that has asked may have been answered elsewhere.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  (what, where, and from which byte on)
+    def __init__(  # noqa: PLR0913  (what, where, and from which byte on)
         self,
         session: Session,
         run_id: str,

@@ -78,7 +78,7 @@ class SessionService:
         """
         key = request.place
         with self._lock:
-            known = self._known(request)
+            known = self._known(request, progress)
             if known is not None:
                 return known, False
             self._forget(key)
@@ -231,13 +231,25 @@ class SessionService:
             status = None
         return session_info(tags, backend, status)
 
-    def _known(self, request: SessionRequest) -> Session | None:
+    def _known(self, request: SessionRequest, progress: Progress | None = None) -> Session | None:
         session = self._sessions.get(request.place)
         if session is None or not session.channel.alive:
             return None
-        check_spec(session, request)
+        try:
+            check_spec(session, request)
+        except SessionConflict:
+            if self._has_ended(session, progress):
+                return None
+            raise
         bring_checkout(session, request)
         return _watched(session)
+
+    def _has_ended(self, session: Session, progress: Progress | None) -> bool:
+        """Whether its container is gone, which its channel may not have noticed yet."""
+        try:
+            return self._asked(session.spec.backend, session.sandbox.poll, progress) is not None
+        except (NotFound, SessionLost):
+            return True
 
     def _asked(self, backend: str, question: Callable[[], T], progress: Progress | None) -> T:
         """What the backend's server answers; who waits for it sees that, where there is a ``progress``."""

@@ -33,7 +33,7 @@ class Stop:
         grace_s: how long the run gets for each of SIGINT and SIGTERM before the next signal, in seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  (how to send, how to tell, and the rules)
         self,
         send: Callable[[int, signal.Signals], object],
         run_id: str,

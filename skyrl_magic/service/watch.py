@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skyrl_magic.core import protocol
@@ -96,7 +98,14 @@ def payload_bytes(message: protocol.Output | protocol.JournalData) -> bytes:
     Raises:
         SessionError: it does not carry what it says.
     """
-    try:
+    with readable():
         return protocol.raw_payload(message.payload, compressed=message.compressed, raw_bytes=message.raw_bytes)
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """What a container sends is untrusted: raises SessionError where it is not what it should be."""
+    try:
+        yield
     except protocol.ProtocolError as error:
         raise SessionError(f"the session sent output that cannot be read: {error}") from None

@@ -1,20 +1,88 @@
-"""``%skyrl_attach`` and ``%skyrl_cancel``: back to a run that goes on, or an end to it."""
+"""The lines of ``%skyrl_attach`` and ``%skyrl_cancel``."""
 
 from __future__ import annotations
 
-from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.options import RUN, Option, read_options
+import re
+from dataclasses import dataclass
 
-FROM_START = "start"
+from skyrl_magic.core import values
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.options import HELP, RUN, Option, read_options
+
+ATTACH_HELP = """\
+usage: %skyrl_attach [RUN] [--from start]
+
+Go on with a run in this cell: from where this notebook's output of it stopped, also when its kernel was restarted
+since, or with --from start from its first byte. RUN is a run's id, the beginning of one, or -1 for the last run, which
+is what no RUN means too. Stop stops the run, as in its own cell (%config SkyRLMagic.on_interrupt)."""
+CANCEL_HELP = """\
+usage: %skyrl_cancel RUN…
+       %skyrl_cancel --session NAME
+
+Stop these runs for good, or all of a session: SIGINT, then SIGTERM and SIGKILL after a grace period each
+(%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked again, its kernel is ended."""
+_START = "start"
+
+
+@dataclass(frozen=True)
+class Attach:
+    """What a line asks for."""
+
+    run: str
+    from_start: bool
+    help: bool
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """What a line asks for: ``runs``, or all of ``session``."""
+
+    runs: tuple[str, ...]
+    session: str | None
+    help: bool
 
 
 def _from(flag: str, text: str) -> str:
-    if text != FROM_START:
-        raise OptionError(f"{flag} {text}: it is {FROM_START}")
+    if text != _START:
+        raise OptionError(f"{flag} {text}: it is {_START}, or left out")
     return text
 
 
-ATTACH_OPTIONS = (
-    Option("--from", "start", RUN, "show all of its output, not only what this notebook has not shown", "start", _from),
-    Option("--help", "help", RUN, "this text", short="-h"),
-)
+_HELP = Option("--help", "help", HELP, "this text", short="-h")
+_ATTACH = (Option("--from", "start", RUN, "where to begin", _START, _from), _HELP)
+_CANCEL = (Option("--session", "session", RUN, "all of this session", "NAME", values.object_name), _HELP)
+#: The runs of a line: a word that is no option, or ``-1``.
+_RUN_WORD = re.compile(r"(?:-[0-9]+|[^-\s]\S*)")
+
+
+def read_attach(line: str) -> Attach:
+    """Read the line of ``%skyrl_attach``. Raises OptionError."""
+    runs, found = _read(line, _ATTACH)
+    if len(runs) > 1:
+        raise OptionError(f"%skyrl_attach takes one run, and {runs[1]!r} is a second one")
+    return Attach(runs[0] if runs else "", "start" in found, bool(found.get("help")))
+
+
+def read_cancel(line: str) -> Cancel:
+    """Read the line of ``%skyrl_cancel``. Raises OptionError."""
+    runs, found = _read(line, _CANCEL)
+    cancel = Cancel(runs, found.get("session"), bool(found.get("help")))
+    if not cancel.help and bool(runs) == (cancel.session is not None):
+        raise OptionError("name the runs to stop, or --session NAME for all of one: %skyrl_runs lists them")
+    return cancel
+
+
+def _read(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The runs and the options of a line, in any order."""
+    runs: list[str] = []
+    found: dict[str, str] = {}
+    rest = line.strip()
+    while rest:
+        word = _RUN_WORD.match(rest)
+        if word:
+            runs.append(word[0])
+            rest = rest[word.end() :].strip()
+            continue
+        more, rest = read_options(rest, options)
+        found |= more
+    return tuple(runs), found

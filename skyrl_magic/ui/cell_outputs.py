@@ -79,7 +79,7 @@ class CellOutputs:
         """An Output widget takes what answers the message of this id: here that is another one than in the kernel."""
         state = data.get("state") if isinstance(data, dict) else None
         if not isinstance(state, dict) or not state.get("msg_id"):
-            return data if isinstance(data, dict) else {}
+            return {} if data is None else data
         return {**data, "state": {**state, "msg_id": self._parent["header"]["msg_id"]}}
 
 

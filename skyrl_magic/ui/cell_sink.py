@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.follow import Sink
 from skyrl_magic.service.interrupts import Interrupts
-from skyrl_magic.service.runs import Sink
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import CellOutputs
 from skyrl_magic.ui.display import RunDisplay, in_kernel, note
@@ -37,12 +39,20 @@ class CellSink:
         self._outputs = outputs
         self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
         self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause, start=start)
-        self.session: Session | None = None
-        """Where the run is, once that is known."""
+        self._session: Session | None = None
+        self._keeps_value = False
+        self.value_count: Any = None
+        """The number of the value that was kept back, as in the remote ``Out``; what a container sends."""
+
+    def joined(self, session: Session, request: RunRequest, *, keeps_value: bool) -> None:
+        """Where the run is; with ``keeps_value`` its value is assigned, and not shown."""
+        self._session, self._keeps_value = session, keeps_value
+        if request.kind == protocol.PYTHON and self._place is not None:
+            self._outputs.comms.use(session)
 
     def _publish(self, message: protocol.KernelMessage) -> None:
-        if self.session is not None and self._place is not None:
-            self._outputs.publish(self.session, self._place, message)
+        if self._session is not None and self._place is not None:
+            self._outputs.publish(self._session, self._place, message)
 
     @property
     def settled(self) -> bool:
@@ -74,6 +84,9 @@ class CellSink:
 
     def message(self, message: protocol.KernelMessage) -> None:
         """Show a Python cell's message."""
+        if self._keeps_value and message.msg_type == "execute_result":
+            self.value_count = message.content.get("execution_count")
+            return
         self._display.message(message)
         if self._also is not None:
             self._also.message(message)

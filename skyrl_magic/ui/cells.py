@@ -31,6 +31,7 @@ from skyrl_magic.service.logs import all_runs, summary
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
+from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cost import check_budget, rows_of, set_live
 from skyrl_magic.ui.display import note
@@ -63,6 +64,7 @@ class Cells:
 
     def close(self) -> None:
         """Close the channels; sessions and runs go on."""
+        self._outputs.comms.close()
         self._services.close()
 
     def session_names(self) -> list[str]:
@@ -172,7 +174,7 @@ class Cells:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
         session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
-        self._outputs.forget_comms(session)
+        self._outputs.comms.forget(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
 
     def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:
@@ -216,7 +218,8 @@ class Cells:
                 note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
             return found
 
-        show_logs(line, self.notebook, find)
+        with readable():
+            show_logs(line, self.notebook, find)
 
     def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.

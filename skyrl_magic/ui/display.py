@@ -51,7 +51,7 @@ class RunDisplay:
         whole: Ray's lines about itself are shown too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each has a default that fits most)
         self,
         run_id: str,
         *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.errors import CellError, SkyRLMagicError
 
-#: The payloads of a Jupyter reply that concern a notebook (``ask_exit`` would end this notebook's own kernel).
+#: The payloads of a Jupyter reply that concern a notebook (``exit`` ends the session's kernel, not this one).
 _PAYLOADS = ("page", "set_next_input")
 
 
@@ -43,6 +44,13 @@ class KernelEnd:
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for it; whether it came."""
         return self._asked.wait(timeout_s)
+
+
+def is_assigned(magic: str, rest: str) -> bool:
+    """Whether the cell that runs assigns what the line magic returns: ``x = %magic … rest``."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
+    return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

@@ -106,71 +106,61 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_modal(self, line: str, cell: str | None = None) -> RunHandle | None:
+    def skyrl_modal(self, line: str, cell: str | None = None) -> Any:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
         return self._run(parse_line(line), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
-    def skyrl_python(self, line: str, cell: str | None = None) -> RunHandle | None:
+    def skyrl_python(self, line: str, cell: str | None = None) -> Any:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
         return self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
 
-    def _run(self, parsed: Line, cell: str | None, magic: str) -> None:
+    def _run(self, parsed: Line, cell: str | None, magic: str) -> Any:
         given = parsed.given
         if given.help:
             _say(help_text(magic, _PYTHON_HELP if given.python else _MODAL_HELP))
-            return
-        if cell is not None and parsed.rest:
-            word = parsed.rest.split()[0]
-            raise OptionError(f"{word!r} is no option: the code of a {magic} cell goes below its first line")
-        if given.out is not None and given.out == given.err:
-            raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
-        if given.python and given.errexit:
-            raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
-        _check_uv(given)
+            return None
+        _check_cell(parsed, cell, magic)
         command = parsed.rest if cell is None else cell
         if given.python and cell is not None and not cell.strip():
-            return  # as an empty cell of Python anywhere
+            return None  # as an empty cell of Python anywhere
         from skyrl_magic.service.command import check_command
 
         check_command(command, shell=not given.python)
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
-            return
-        from skyrl_magic.ui.front_end import fails_silently
+            return None
+        from skyrl_magic.ui.front_end import fails_silently, is_assigned
         from skyrl_magic.ui.variables import of_cell
 
         variables = of_cell(given, self._namespace())
+        if given.bg:
+            return self.cells.run_in_background(given, self.given(), _folder(), command, variables, self._assign)
+        if cell is None and given.python and is_assigned(magic.lstrip("%"), command):
+            variables = dataclasses.replace(variables, value=True)
         outcome = self.cells.run(given, self.given(), _folder(), command, variables)
         self._assign(outcome.variables)
         if outcome.error is not None and not (cell is not None and fails_silently(outcome.error)):
             raise outcome.error
+        return outcome.value
 
     @no_var_expand
     @line_magic
     def skyrl_start(self, line: str) -> None:
         """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
-        parsed = parse_line(line, scopes=START_SCOPES)
-        if parsed.given.help:
-            _say(help_text("%skyrl_start", _START_HELP, scopes=START_SCOPES))
-            return
-        if parsed.rest:
-            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_start; -h lists them")
-        _check_uv(parsed.given)
-        self.cells.start(parsed.given, self.given(), _folder())
+        given = _options_alone("%skyrl_start", _START_HELP, line)
+        if given is not None:
+            _check_uv(given)
+            self.cells.start(given, self.given(), _folder())
 
     @no_var_expand
     @line_magic
     def skyrl_restart(self, line: str) -> None:
         """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
-        parsed = parse_line(line, scopes=START_SCOPES)
-        if parsed.given.help:
-            _say(help_text("%skyrl_restart", _RESTART_HELP, scopes=START_SCOPES))
-            return
-        if parsed.rest:
-            raise OptionError(f"{parsed.rest.split()[0]!r} is no option of %skyrl_restart")
-        self.cells.restart(parsed.given, self.given(), _folder())
+        given = _options_alone("%skyrl_restart", _RESTART_HELP, line)
+        if given is not None:
+            self.cells.restart(given, self.given(), _folder())
 
     @no_var_expand
     @line_magic
@@ -195,6 +185,33 @@ class SkyRLMagic(Settings):
             _say(help_text("%skyrl_pull c,d", _PULL_HELP, scopes=TRAVEL_SCOPES))
             return
         self._assign(self.cells.pull(given, self.given(), _folder(), of_pull(given, names)))
+
+    @no_var_expand
+    @line_magic
+    def skyrl_attach(self, line: str) -> None:
+        """Go on with a run in this cell: ``%skyrl_attach [RUN] [--from start]``."""
+        from skyrl_magic.ui.attach import ATTACH_HELP, read_attach
+
+        asked = read_attach(line)
+        if asked.help:
+            _say(ATTACH_HELP)
+            return
+        outcome = self.cells.attach(asked.run, self.given(), _folder(), from_start=asked.from_start)
+        self._assign(outcome.variables)
+        if outcome.error is not None:
+            raise outcome.error
+
+    @no_var_expand
+    @line_magic
+    def skyrl_cancel(self, line: str) -> None:
+        """Stop runs for good: ``%skyrl_cancel RUN…``, or all of a session with ``--session NAME``."""
+        from skyrl_magic.ui.attach import CANCEL_HELP, read_cancel
+
+        asked = read_cancel(line)
+        if asked.help:
+            _say(CANCEL_HELP)
+            return
+        self.cells.cancel(asked.runs, asked.session, self.given(), _folder())
 
     @line_magic
     def skyrl_sessions(self, line: str) -> Any:
@@ -238,6 +255,17 @@ def _asks_for_help(line: str) -> bool:
     return not {"-h", "--help"}.isdisjoint(line.split())
 
 
+def _options_alone(magic: str, summary: str, line: str) -> Given | None:
+    """The options of a magic that takes nothing else; None where its help was asked for, which is printed."""
+    parsed = parse_line(line, scopes=START_SCOPES)
+    if parsed.given.help:
+        _say(help_text(magic, summary, scopes=START_SCOPES))
+        return None
+    if parsed.rest:
+        raise OptionError(f"{parsed.rest.split()[0]!r} is no option of {magic}; -h lists them")
+    return parsed.given
+
+
 def _no_options(magic: str, summary: str, line: str) -> bool:
     """Whether the help of a magic without options was asked for; it is printed, and any other word refused."""
     if _asks_for_help(line):
@@ -246,6 +274,20 @@ def _no_options(magic: str, summary: str, line: str) -> bool:
     if line.strip():
         raise OptionError(f"{magic} takes no options")
     return False
+
+
+def _check_cell(parsed: Line, cell: str | None, magic: str) -> None:
+    given = parsed.given
+    if cell is not None and parsed.rest:
+        word = parsed.rest.split()[0]
+        raise OptionError(f"{word!r} is no option: the code of a {magic} cell goes below its first line")
+    if given.out is not None and given.out == given.err:
+        raise OptionError(f"--out and --err both name {given.out}: give each a variable of its own")
+    if given.python and given.errexit:
+        raise OptionError("--errexit is for shell cells: a Python cell ends at its first error")
+    if given.bg and given.output:
+        raise OptionError("-o needs the cell's end, and a --bg cell returns before: %skyrl_pull brings them later")
+    _check_uv(given)
 
 
 def _check_uv(given: Given) -> None:

@@ -34,6 +34,8 @@ class Outcome:
     """What a cell leaves: variables, captured or brought back, and the error that it ends with."""
 
     variables: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    """What a line magic returns."""
     error: SkyRLMagicError | None = None
     result: RunResult | None = None
     """How the run ended; None where the cell did not see that."""
@@ -41,7 +43,7 @@ class Outcome:
 
 def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     """How the cell of a run ends, with what it still has to show."""
-    outcome = Outcome(captured(request, result), error_of(result))
+    outcome = Outcome(captured(request, result), error=error_of(result))
     final = None
     _note_end(result, sink)
     if not request.raise_error and isinstance(outcome.error, CellError) and result.python is not None:
@@ -63,20 +65,17 @@ def captured(request: RunRequest, result: RunResult) -> dict[str, Any]:
 
 def error_of(result: RunResult) -> SkyRLMagicError | None:
     """What a run's end raises; None where it ended well."""
-    run_id, took = result.run_id, duration_text(result.duration_s)
     if result.stopped and (result.python is None or _was_waiting(result, result.python)):
-        return RunStopped(
-            f"run {run_id} was stopped by {result.stopped} after {took}; %skyrl_logs {run_id} shows its output"
-        )
+        took = duration_text(result.duration_s)
+        text = f"run {result.run_id} was stopped by {result.stopped} after {took}; "
+        return RunStopped(text + f"%skyrl_logs {result.run_id} shows its output")
     if result.pressed_late:
         return stopped_late(result)
-    if result.python is not None and not result.python.well:
-        return _python_error(result, result.python)
-    if result.reason and result.python is not None:
-        return KernelDied(
-            f"run {run_id} ended after {took} without the Python kernel: {result.reason}; the session goes on, "
-            "and the next Python cell starts a new kernel"
-        )
+    return _shell_error(result) if result.python is None else _python_error(result, result.python)
+
+
+def _shell_error(result: RunResult) -> SkyRLMagicError | None:
+    run_id, took = result.run_id, duration_text(result.duration_s)
     if result.reason:
         return SessionLost(f"run {run_id} ended after {took}: {result.reason}")
     if result.exit_code:
@@ -95,10 +94,12 @@ def _was_waiting(result: RunResult, end: PythonEnd) -> bool:
     return end.well and result.exit_code == _SIGNAL_BASE + signal.SIGINT
 
 
-def bring(variables: Variables, session: Session, outcome: Outcome) -> None:
+def bring(variables: Variables, session: Session, outcome: Outcome, sink: CellSink) -> None:
     """Add what a Python cell brings back, or why it cannot."""
     try:
         outcome.variables |= variables.bring(session)
+        if isinstance(sink.value_count, int):
+            outcome.value = variables.bring_value(session, sink.value_count)
     except SkyRLMagicError as error:
         outcome.error = error
 
@@ -110,9 +111,16 @@ def _note_end(result: RunResult, sink: CellSink) -> None:
         sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
     if result.python is not None:
         write_payload(result.python.payload)
+        if result.python.exits:
+            sink.note(
+                "exit() ends the session's Python kernel, not this notebook's: its variables are gone, the session "
+                "goes on and the next Python cell starts a new kernel"
+            )
 
 
-def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
+def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError | None:
+    if end.well:
+        return _without_kernel(result) if result.reason else _shell_error(result)
     run_id = result.run_id
     if end.error is not None:
         content = end.error.content
@@ -127,6 +135,11 @@ def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError:
         f"the Python kernel ended in run {run_id}: {cause}; its variables are gone, the session goes on "
         "and the next Python cell starts a new kernel"
     )
+
+
+def _without_kernel(result: RunResult) -> KernelDied:
+    text = f"run {result.run_id} ended after {duration_text(result.duration_s)} with its Python kernel: {result.reason}"
+    return KernelDied(f"{text}; the variables are gone, the session goes on and the next Python cell has a new kernel")
 
 
 def _shown_only(end: PythonEnd, sink: CellSink) -> None:

@@ -1,7 +1,8 @@
 """Tab and Shift-Tab inside a Python cell: the session's kernel is asked, as it knows the names there.
 
-ipykernel has no hook for this, so its two methods are wrapped in the notebook's kernel; outside of Python cells, and
-where the answer takes too long, they do what they did before.
+ipykernel has no hook for this, so its two methods are wrapped in the notebook's kernel; outside of Python cells they do
+what they did before. Where the answer takes too long (the session's kernel executes a cell, say), Tab has the names of
+the cell's text.
 """
 
 from __future__ import annotations
@@ -22,24 +23,46 @@ BUDGET_S = 0.2
 #: A cell's first line, of a magic that may run it in the session's Python kernel.
 _FIRST_LINE = r"\s*%%(?P<name>skyrl_python|skyrl_modal)\b[ \t]*(?P<line>[^\n]*)\n"
 
+_NAME = r"[^\W\d]\w*"
+
 Reply = dict[str, Any]
 #: Asks the kernel that a line's options mean: ``ask(options, msg_type, content)``; None where there is no answer.
 Ask = Callable[[str, str, Mapping[str, Any]], Reply | None]
 
 
 def complete(code: str, cursor: int, ask: Ask) -> Reply | None:
-    """The session's completions at ``cursor`` (in characters), as Jupyter's ``complete_reply``; None for no answer."""
+    """The completions at ``cursor`` (in characters), as Jupyter's ``complete_reply``; None where there are none.
+
+    They are the session's, or without an answer the names in the cell.
+    """
     found = _python_cell(code, cursor)
     if found is None:
         return None
     options, start = found
     reply = ask(options, "complete_request", {"code": code[start:], "cursor_pos": cursor - start})
-    if reply is None or reply.get("status") != "ok" or not reply.get("matches"):
+    if reply is None or reply.get("status") != "ok":
+        return _names_in_cell(code, cursor, start)
+    if not reply.get("matches"):
         return None
     reply["cursor_start"], reply["cursor_end"] = reply["cursor_start"] + start, reply["cursor_end"] + start
     for item in (reply.get("metadata") or {}).get("_jupyter_types_experimental", ()):
         item["start"], item["end"] = item["start"] + start, item["end"] + start
     return reply
+
+
+def _names_in_cell(code: str, cursor: int, start: int) -> Reply | None:
+    """The cell's names that go on as what stands at ``cursor``; behind a dot those that are behind one elsewhere."""
+    match = re.search(rf"(?P<dot>\.?)(?P<begun>{_NAME}|)\Z", code[start:cursor])
+    if match is None or not match.group():
+        return None
+    dot, begun = match["dot"], match["begun"]
+    elsewhere = code[start : cursor - len(begun)] + " " + code[cursor:]
+    names = re.findall(rf"(?<=\.){_NAME}" if dot else rf"(?<![\w.]){_NAME}", elsewhere)
+    found = sorted({name for name in names if name.startswith(begun)} - {begun})
+    if not found:
+        return None
+    ends = {"cursor_start": cursor - len(begun), "cursor_end": cursor}
+    return {"status": "ok", "matches": found, "metadata": {}, **ends}
 
 
 def inspect(code: str, cursor: int, detail_level: int, ask: Ask) -> Reply | None:

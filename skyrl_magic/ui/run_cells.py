@@ -14,7 +14,7 @@ from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import end_for_good
-from skyrl_magic.service.watch import Watch
+from skyrl_magic.service.watch import Watch, readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
@@ -54,7 +54,7 @@ class RunCells:
             sink = CellSink(run_id, self._outputs, interrupts)
 
             def begin(session: Session) -> Watch:
-                sink.session = session
+                sink.joined(session, request, keeps_value=variables.value)
                 variables.send(session, request.uv)
                 return self._runs.start(session, request, run_id, sink, interrupts)
 
@@ -69,7 +69,7 @@ class RunCells:
             outcome = self._follow(session, request, watch, sink, interrupts)
             if outcome.error is None and not (outcome.result and outcome.result.exit_code):
                 with interrupts.raising():
-                    bring(variables, session, outcome)
+                    bring(variables, session, outcome, sink)
             return outcome
 
     def background(
@@ -108,7 +108,7 @@ class RunCells:
         with Interrupts(self._kernel_end.wait) as interrupts:
             begin = dict(zip(protocol.JOURNAL_STREAMS, start, strict=True))
             sink = CellSink(run_id, self._outputs, interrupts, begin, also)
-            sink.session = session
+            sink.joined(session, request, keeps_value=False)
             if followed is not None:
                 followed.leave()
             watch = self._runs.attach(session, request, run_id, interrupts)
@@ -151,8 +151,8 @@ class RunCells:
     def _begun(self, run_id: str, get_session: GetSession, begin: Callable[[Session], T]) -> tuple[Session, T]:
         """A run's session, and what ``begin`` made of it. One that ended since the last cell is started again."""
         for attempt in range(_START_TRIES):
-            session = get_session()
             try:
+                session = get_session()
                 begun = begin(session)
             except SessionLost:
                 if attempt == _START_TRIES - 1:
@@ -167,7 +167,8 @@ class RunCells:
     ) -> Outcome:
         run_id = watch.run_id
         try:
-            result = self._runs.follow(session, request, watch, sink, interrupts)
+            with readable():
+                result = self._runs.follow(session, request, watch, sink, interrupts)
         except SkyRLMagicError as error:
             sink.close(None)
             return Outcome(error=lost_with_run(error, run_id))

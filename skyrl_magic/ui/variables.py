@@ -30,6 +30,8 @@ class Variables:
     output: tuple[str, ...] = ()
     max_bytes: int = DEFAULT_MAX_BYTES
     as_pickle: bool = False
+    value: bool = False
+    """The cell's value is assigned."""
 
     def send(self, session: Session, uv: str) -> None:
         """Set those that the session's kernel is to have.
@@ -48,10 +50,19 @@ class Variables:
 
     def bring(self, session: Session) -> dict[str, Any]:
         """Those that the session's kernel has. Raises as :meth:`send`."""
-        if not self.output:
-            return {}
+        return self._pull(session, self.output) if self.output else {}
+
+    def bring_value(self, session: Session, count: int) -> Any:
+        """The value that the session's kernel has as number ``count`` in ``Out``. Raises as :meth:`send`."""
+        name = f"_{count}"
         try:
-            return variables.pull(session, self.output, self.max_bytes, as_pickle=self.as_pickle, warn=_warn)
+            return self._pull(session, (name,))[name]
+        except VariableError as error:
+            raise VariableError(str(error).replace(name, "the value")) from None
+
+    def _pull(self, session: Session, names: Sequence[str]) -> dict[str, Any]:
+        try:
+            return variables.pull(session, names, self.max_bytes, as_pickle=self.as_pickle, warn=_warn)
         except KeyboardInterrupt:
             raise RunStopped("stopped before the variables were here; none was assigned") from None
 

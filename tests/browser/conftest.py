@@ -125,6 +125,12 @@ class NotebookPage:
         """Run all cells, as the menu does; returns at once."""
         self.page.evaluate("() => void window.jupyterapp.commands.execute('runmenu:run-all')")
 
+    def save_and_reload(self) -> None:
+        """Save the notebook and load the page anew; its kernel goes on."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        self.page.reload()
+        self.page.wait_for_function(_READY, timeout=START_S * 1000)
+
     def outputs(self, index: int) -> str:
         """A selector of the output area of a cell."""
         return f".jp-Notebook .jp-Cell:nth-child({index + 1} of .jp-Cell) .jp-Cell-outputArea"

@@ -60,6 +60,36 @@ def test_remote_widgets_can_be_used(open_notebook: Callable[..., NotebookPage]) 
     expect(notebook.page.locator(notebook.outputs(1))).to_contain_text("(3, 'untouched')", timeout=ANSWER_MS)
 
 
+LOCAL = """\
+import ipywidgets
+mine = ipywidgets.IntSlider(description="mine", value=8)
+mine"""
+
+
+@pytest.mark.parametrize("own", [LOCAL, "1 + 1"], ids=["beside local widgets", "alone"])
+def test_widgets_are_there_after_a_reload(open_notebook: Callable[..., NotebookPage], own: str) -> None:
+    closed = "gone = widgets.Label('gone'); gone.close()"
+    notebook = open_notebook(own, PYTHON + WIDGETS, PYTHON + closed, PYTHON + "slider.value, seen.value")
+    notebook.run_all()
+    shown = notebook.page.locator(notebook.outputs(1))
+    expect(shown).to_contain_text("untouched", timeout=ANSWER_MS)
+    expect(notebook.page.locator(notebook.outputs(3))).to_contain_text("(3, 'untouched')", timeout=ANSWER_MS)
+    handle = shown.get_by_role("slider")
+    handle.focus()
+    handle.press("ArrowRight")
+    shown.get_by_role("button", name="press me").click()
+    expect(shown).to_contain_text("pressed at 4", timeout=ANSWER_MS)
+    notebook.save_and_reload()
+    expect(shown).to_contain_text("pressed at 4", timeout=ANSWER_MS)
+    handle.focus()
+    handle.press("ArrowRight")
+    shown.get_by_role("button", name="press me").click()
+    expect(shown).to_contain_text("pressed at 5", timeout=ANSWER_MS)
+    if own == LOCAL:
+        mine = notebook.page.locator(notebook.outputs(0)).get_by_role("slider")
+        expect(mine).to_have_attribute("aria-valuenow", "8.0", timeout=ANSWER_MS)
+
+
 def test_interact_and_a_bar(open_notebook: Callable[..., NotebookPage]) -> None:
     notebook = open_notebook(PYTHON + INTERACT, PYTHON + BAR)
     notebook.run_all()

@@ -32,6 +32,7 @@ class Recorder:
     """A run's sink and a session's progress that keep what they hear."""
 
     flush_due_s: float | None = None
+    settled = True
 
     def __init__(self) -> None:
         self.events: list[protocol.Message] = []

@@ -93,6 +93,9 @@ def test_dry_run_touches_nothing(kernel: Kernel) -> None:
 
 def test_help(kernel: Kernel) -> None:
     assert "--no-raise-error" in kernel.run("%skyrl_modal -h").out
+    for cell in ("%%skyrl_modal -h", "%%skyrl_python --help\n\n", "\n%%skyrl_python --gpu L4 -h"):
+        assert "--no-raise-error" in kernel.run(cell).out
+    assert "cell body is empty" in kernel.run("%%skyrl_modal").err
     assert "--errexit" not in kernel.run("%skyrl_start -h").out
 
 

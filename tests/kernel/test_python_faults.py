@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from skyrl_magic.agent.kernel_magics import NAMES
 from skyrl_magic.core.display_budget import RICH_BURST_MESSAGES
 from skyrl_magic.core.display_queue import MAX_WAITING_DISPLAYS
 from skyrl_magic.loopback.daemon import ServerAddress
+from skyrl_magic.ui.magics import SkyRLMagic
 from tests.kernel.conftest import SETTINGS, Cell, Kernel, make_kernel
 from tests.kernel.processes import kill
 from tests.kernel.running import Running
@@ -137,10 +139,38 @@ def test_a_kernel_that_dies_ends_its_cell_with_the_cause(kernel: Kernel, code: s
     assert python(kernel, "1").err == ""
 
 
-def test_exit_in_a_cell_ends_the_kernel_as_it_would_there(kernel: Kernel) -> None:
-    cell = python(kernel, "print('last')\nexit()")
+@pytest.mark.parametrize("code", ["exit()", "quit()", "exit(keep_kernel=False)"])
+def test_exit_in_a_cell_ends_the_kernel_and_says_so(kernel: Kernel, code: str) -> None:
+    cell = python(kernel, f"x = 1\nprint('last')\n{code}")
     assert (cell.status, cell.out) == ("ok", "last\n")
-    assert python(kernel, "2").result == "2"
+    assert len([note for note in cell.notes if "ends the session's Python kernel" in note]) == 1
+    again = python(kernel, "'x' in globals()")  # also in the moment in which the old one still goes
+    assert again.result == "False"
+    assert "a cell called exit()" in again.err
+
+
+def test_exit_that_keeps_the_kernel_keeps_it(kernel: Kernel) -> None:
+    cell = python(kernel, "x = 1\nexit(keep_kernel=True)")
+    assert not any("kernel" in note for note in cell.notes)
+    again = python(kernel, "x")
+    assert (again.result, again.err) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["%skyrl_pull x", "y = 1\n%skyrl_stop --all", "%%skyrl_modal --gpu L4\nls", "%%skyrl_python\n1", "x = %skyrl_logs"],
+)
+def test_a_magic_of_the_notebook_inside_a_python_cell_says_where_it_belongs(kernel: Kernel, code: str) -> None:
+    cell = python(kernel, code)
+    assert cell.status == "error"
+    (line,) = cell.err.splitlines()
+    name = next(word for word in code.split() if "skyrl" in word)
+    assert line.startswith(f"UsageError: {name} is the notebook's")
+    assert cell.error == []
+
+
+def test_each_magic_of_the_notebook_is_known_there() -> None:
+    assert set(NAMES) == set(SkyRLMagic.magics["line"]) | set(SkyRLMagic.magics["cell"])
 
 
 def test_a_killed_relay_ends_its_cell_and_the_next_one_goes_on(kernel: Kernel, loopback_server: ServerAddress) -> None:
@@ -187,7 +217,8 @@ def test_a_restart_ends_what_another_notebook_executes(kernel: Kernel, other: Ke
     assert any("is new" in note for note in other.run("%skyrl_restart").notes)
     cell = first.end()
     assert len(cell.error) == 1
-    assert "the Python kernel was restarted" in cell.error[0]
+    assert "ended after" in cell.error[0]
+    assert "another notebook restarted it" in cell.error[0]
     again = python(kernel, "6")
     assert (again.result, again.err) == ("6", "")
 

@@ -213,3 +213,22 @@ def test_a_kernel_that_dies_under_a_pull_says_so(kernel: Kernel) -> None:
     assert "exited with code 3" in kernel.run("%skyrl_pull mine --pickle").error[0]
     kernel.run("a = 1")
     assert kernel.run("%%skyrl_python -i a\nprint(a)").out == "1\n"
+
+
+def test_a_line_magics_value_can_be_assigned(kernel: Kernel) -> None:
+    cell = kernel.run(
+        "x = %skyrl_python 1 + 1\nname = %skyrl_modal --python --env A=1 {'a': (1, b'2')}\n"
+        "%skyrl_python 'shown'\nmissing = %skyrl_python y = 5\n"
+    )
+    assert cell.status == "ok", cell.error
+    assert cell.result == "'shown'"
+    assert kernel.run("x, name, missing").result == "(2, {'a': (1, b'2')}, None)"
+
+
+def test_a_value_that_cannot_come_is_told_of(kernel: Kernel) -> None:
+    kernel.run("kept = 1")
+    cell = kernel.run("kept = %skyrl_python object()")
+    assert "the value is of type object" in cell.error[-1]
+    assert kernel.run("kept").result == "1"
+    assert kernel.run("kept = %skyrl_python --pickle 1j").status == "ok"
+    assert kernel.run("kept").result == "1j"

@@ -54,6 +54,7 @@ def matchers(shell: InteractiveShell) -> int:
 
 def test_load_and_unload(shell: InteractiveShell) -> None:
     configurables, before = list(shell.configurables), matchers(shell)
+    transformers = list(shell.input_transformers_cleanup)
     extension.load(shell)
     assert {name.split()[1] for name in ours(shell)} == MAGICS
     assert "cell skyrl_modal" in ours(shell)
@@ -62,13 +63,16 @@ def test_load_and_unload(shell: InteractiveShell) -> None:
     extension.unload(shell)
     assert ours(shell) == {}
     assert matchers(shell) == before
+    assert shell.input_transformers_cleanup == transformers
     assert shell.configurables == configurables
 
 
 def test_loading_twice_is_loading_once(shell: InteractiveShell) -> None:
     extension.load(shell)
     first, count, configurables = ours(shell), matchers(shell), list(shell.configurables)
+    transformers = list(shell.input_transformers_cleanup)
     extension.load(shell)
+    assert shell.input_transformers_cleanup == transformers
     assert ours(shell) == first
     assert (matchers(shell), shell.configurables) == (count, configurables)
 

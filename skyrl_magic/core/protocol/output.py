@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Tuple
+from typing import Any, Tuple
 
 from skyrl_magic.core.protocol.codec import MAX_FRAME_BYTES, Message, ProtocolError, frame
 
@@ -127,9 +127,10 @@ def raw_payload(payload: bytes, *, compressed: bool, raw_bytes: int) -> bytes:
 
     What comes from a container is untrusted: no more than ``raw_bytes`` are ever inflated.
     """
+    claimed: Any = raw_bytes  # it came from a peer
     if not compressed:
         data = payload
-    elif raw_bytes > MAX_FRAME_BYTES:
+    elif not isinstance(claimed, int) or not 0 <= claimed <= MAX_FRAME_BYTES:
         raise ProtocolError(f"a payload says that it holds {raw_bytes} bytes")
     else:
         try:

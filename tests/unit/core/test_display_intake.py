@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import zlib
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyrl_magic.core.display_intake import Intake
-from skyrl_magic.core.protocol import STDERR, STDOUT, Gap, Output
+from skyrl_magic.core.protocol import STDERR, STDOUT, Gap, Output, ProtocolError
 
 JOURNAL = bytes(range(97, 117))
 PARTS = st.tuples(st.booleans(), st.integers(0, len(JOURNAL)), st.integers(0, len(JOURNAL)))
@@ -28,3 +32,34 @@ def test_every_byte_comes_once_or_counts_as_missing(parts: list[tuple[bool, int,
         shown += data
     assert len(set(shown)) == len(shown)
     assert intake.offsets[STDERR] == 0
+
+
+WRONG: list[Any] = [-1, 1.5, "1", None, [], {}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_frame_with_numbers_that_cannot_be_is_damaged(wrong: Any) -> None:
+    frames: list[Output | Gap] = [
+        Output("k3f9", STDOUT, wrong, 1, payload=b"a"),
+        Output("k3f9", STDOUT, 1, wrong, payload=b"a"),
+        Gap("k3f9", STDOUT, wrong, 1),
+        Gap("k3f9", STDOUT, 0, wrong),
+    ]
+    for frame in frames:
+        intake = Intake()
+        with pytest.raises(ProtocolError, match="cannot be"):
+            intake.take(frame)
+        assert intake.offsets[STDOUT] == 0
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "stdin"])
+def test_a_frame_of_no_stream_is_damaged(wrong: Any) -> None:
+    with pytest.raises(ProtocolError, match="no place"):
+        Intake().take(Output("k3f9", wrong, 0, 1, payload=b"a"))
+
+
+@pytest.mark.parametrize("claimed", [-1, 2**40])
+def test_no_frame_is_inflated_past_a_frames_size(claimed: int) -> None:
+    bomb = zlib.compress(bytes(1_000_000))
+    with pytest.raises(ProtocolError, match="cannot be"):
+        Intake().take(Output("k3f9", STDOUT, 5, claimed, compressed=True, payload=bomb))

@@ -358,6 +358,27 @@ def test_floods_in_a_row_keep_within_what_the_server_takes_and_do_not_wait() -> 
         assert len(window) < 2_500
 
 
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_floods_of_displays_in_a_row_keep_within_what_the_server_takes(size: int) -> None:
+    kernel = KernelBudget()
+    now_s, sent = 100.0, []
+    for cell in range(6):
+        run = Run(DisplayPlan("k3f9", f"id{cell}", kernel), now_s=now_s)
+        show(run, *(display(f"{number} " + "x" * size) for number in range(1000)))
+        run.end()
+        while (rest_s := run.plan.rest_s(run.now_s)) is not None:
+            run.now_s += rest_s
+            run.end()
+        messages = [(at_s, a.message) for at_s, a in run.cell.messages if isinstance(a, ShowMessage)]
+        assert len(messages) >= MAX_WAITING_DISPLAYS
+        now_s = run.now_s
+        sent += [(at_s, len(json.dumps(message.content)) + 500) for at_s, message in messages]
+    for first, (begin_s, _) in enumerate(sent):
+        window = [size for at_s, size in sent[first:] if at_s < begin_s + 3]
+        assert sum(window) < 2_950_000
+        assert len(window) < 2_500
+
+
 def test_one_flood_alone_ends_at_once() -> None:
     run = Run()
     run.print("".join(f"{number}\n" for number in range(500_000)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -224,6 +226,23 @@ def test_a_flood_of_displays_keeps_the_newest_and_counts_the_rest(kind: str) -> 
     given_up = sum(queue.show(display(str(number), kind=kind), 0.0) for number in range(10_000))
     assert given_up == 10_000 - MAX_WAITING_DISPLAYS
     assert sent(queue) == [display(str(number), kind=kind) for number in range(given_up, 10_000)]
+
+
+def test_nothing_is_remembered_of_what_was_sent_or_given_up() -> None:
+    queue, budget = DisplayQueue(), DisplayBudget()
+    rounds = 3000
+    tracemalloc.start()
+    sizes = []
+    for number in range(rounds):
+        now_s = float(number)
+        queue.show(display("x" * 100, f"id {number}"), now_s)
+        queue.show(state(f"comm {number}", value=1), now_s)
+        queue.send(now_s, budget)
+        if number % (rounds // 3) == rounds // 3 - 1:
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert not queue.waiting
+    assert sizes[-1] - sizes[0] < rounds * 10
 
 
 def test_a_flood_gives_up_displays_alone() -> None:

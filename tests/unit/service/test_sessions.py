@@ -25,7 +25,7 @@ from skyrl_magic.core.ports import ByteStream, SandboxRequest
 from skyrl_magic.service import session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.session_request import SessionRequest, asker, owner
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import Lost
 from tests.unit.service.conftest import Recorder, World, sandbox_of
@@ -87,6 +87,38 @@ def test_a_name_with_another_spec_is_a_conflict(world: World, other: SessionServ
             service.ensure(changed, Recorder())
         joined, created = service.ensure(dataclasses.replace(changed, asked=frozenset()), Recorder())
         assert (joined.spec, created) == (request.spec, False)
+
+
+def test_a_session_that_has_ended_unnoticed_is_no_conflict(world: World) -> None:
+    request = named(world.request(), "mine")
+    first = world.start(request)
+    sandbox, polled = sandbox_of(first), list[int | None]()
+
+    def poll() -> int | None:
+        polled.append(ProcessSandbox.poll(sandbox))
+        return polled[-1]
+
+    sandbox.poll = poll  # type: ignore[method-assign]
+    assert world.start(request) is first
+    assert polled == []  # a warm cell asks the server nothing
+    changed = dataclasses.replace(request, spec=dataclasses.replace(request.spec, volume="v2"))
+    with pytest.raises(SessionConflict):
+        world.start(changed)
+    assert polled == [None]
+
+    heard = threading.Event()
+
+    def hang(_: list[str]) -> ByteStream:
+        heard.wait(DEADLINE_S)
+        raise SessionLost("the container has ended")
+
+    sandbox.exec = hang  # type: ignore[method-assign,assignment]
+    sandbox.terminate()
+    assert first.channel.alive
+    second, created = world.service.ensure(changed, Recorder())
+    assert (created, second.spec.volume, first.channel.alive) == (True, "v2", False)
+    assert world.run(second, "echo x")[1].text() == "x\n"
+    heard.set()
 
 
 def test_another_owners_session_is_left_alone(world: World, other: SessionService) -> None:
@@ -310,10 +342,13 @@ def test_stop_ends_runs_and_container(world: World) -> None:
     marker = world.folder / "ended"
 
     def stop(_: object) -> None:
-        world.service.stop("local", "app", session.name)
+        if world.service.get("local", "app", session.name) is not None:
+            world.service.stop("local", "app", session.name)
 
-    with pytest.raises(SessionLost):
-        world.run(session, f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done", Recorder(stop))
+    cell = f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done"
+    result, _ = world.run(session, cell, Recorder(stop))
+    assert result.reason == f"%skyrl_stop by {asker()} ended it"
+    assert marker.exists()
     assert session.sandbox.poll() is not None
     assert world.service.get("local", "app", session.name) is None
     with pytest.raises(NotFound, match="there is no session"):

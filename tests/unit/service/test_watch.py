@@ -5,9 +5,10 @@ import zlib
 import pytest
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.errors import SessionError
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Watch, payload_bytes
+from skyrl_magic.service.watch import Watch, payload_bytes, readable
 
 
 def test_it_goes_on_where_it_is() -> None:
@@ -58,3 +59,8 @@ def test_a_payload_that_is_not_what_it_says(payload: bytes, compressed: bool, ra
     output = protocol.Output("r", "stdout", 0, raw_bytes, compressed, payload)
     with pytest.raises(SessionError, match="cannot be read"):
         payload_bytes(output)
+
+
+def test_output_that_cannot_be_read_is_an_error_of_the_session() -> None:
+    with pytest.raises(SessionError, match="cannot be read"), readable():
+        Intake().take(protocol.Output("k3f9", protocol.STDOUT, 5, -1, compressed=True, payload=zlib.compress(b"")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +106,30 @@ def test_without_an_answer_there_are_local_words(reply: dict[str, Any] | None) -
     assert remote_help.complete("%%skyrl_python\na", 16, Kernel(reply)) is None
 
 
+CELL = "%%skyrl_python -s one\nrewards = model.forward(reward_scale)\nmodel.free()\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("rew", ["reward_scale", "rewards"]),
+        ("print(m", ["model"]),
+        ("other.f", ["forward", "free"]),
+        ("other.", ["forward", "free"]),
+        ("f", None),
+        ("rewards", None),
+        ("sk", None),
+        ("(", None),
+    ],
+)
+def test_without_an_answer_in_time_there_are_the_cells_names(typed: str, names: list[str] | None) -> None:
+    found = remote_help.complete(CELL + typed + "\nlast = 1", len(CELL + typed), Kernel(None))
+    assert (found and found["matches"]) == names
+    if found is not None:
+        begun = re.split(r"\W", typed)[-1]
+        assert (found["cursor_start"], found["cursor_end"]) == (len(CELL + typed) - len(begun), len(CELL + typed))
+
+
 def test_an_inspection_takes_its_level_along() -> None:
     kernel = Kernel({**OK, "found": True, "data": {"text/plain": "doc"}})
     assert remote_help.inspect("%%skyrl_python\nlen", 18, 1, kernel) == kernel.reply
@@ -156,7 +181,7 @@ def test_a_python_cell_has_the_sessions_words_and_others_the_notebooks() -> None
     assert kernel.do_inspect("a", 1, 1, ("x",)) == ("local", "a", 1, 1, ("x",))
 
 
-def test_a_session_that_cannot_answer_leaves_the_local_words() -> None:
+def test_a_session_that_cannot_answer_leaves_what_this_notebook_knows() -> None:
     _, kernel, _ = installed(SkyRLMagicError("the session is gone"))
     cell = "%%skyrl_python\na"
     assert kernel.do_complete(cell, 16) == ("local", cell, 16)
