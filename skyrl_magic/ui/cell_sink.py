@@ -68,11 +68,11 @@ class CellSink:
         """Show an event."""
         if isinstance(event, (protocol.Output, protocol.Gap)):
             self._display.feed(event)
-        elif isinstance(event, protocol.Notice) and self.session is not None:
-            for text in self.session.take_notices():
-                note(text)
             if self._also is not None:
                 self._also.feed(event)
+        elif isinstance(event, protocol.Notice) and self._session is not None:
+            for text in self._session.take_notices():
+                note(text)
 
     def tick(self) -> None:
         """Show what is due."""

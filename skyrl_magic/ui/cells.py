@@ -260,10 +260,9 @@ class Cells:
         request, resolved = self._request(given, config, folder)
         sessions = self._services.sessions
         before = self.notebook.current
-        for text in resolved.notes:
-            if self.notebook.once(text):
-                note(text)
-        free = check_budget(request, sessions.pricing, self.notebook)
+        notes = [*resolved.notes, *check_budget(request, sessions.pricing)]
+        for text in filter(self.notebook.once, notes):
+            note(text)
         progress = CellProgress()
         lost = sessions.why_lost(request)
         line = ""
@@ -282,9 +281,7 @@ class Cells:
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost)
-        if free:
-            note(free)
-        if not created:
+        else:
             set_live(session, request, given, config if config != self.notebook.config else None)
         for text in session.take_notices():
             note(text)

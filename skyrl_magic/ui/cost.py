@@ -10,7 +10,6 @@ from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
 from skyrl_magic.service.session_request import SessionRequest
-from skyrl_magic.ui.notebook import Notebook
 
 _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 
@@ -30,17 +29,17 @@ def price_text(price: Price) -> str:
     return f"{price}{extra}"
 
 
-def check_budget(request: SessionRequest, pricing: Pricing, notebook: Notebook) -> str:
-    """See that the budget of a request can be kept; a line about one that bounds nothing, shown once.
+def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
+    """See that the budget of a request can be kept; what is to be said of one that bounds nothing.
 
     Raises:
         OptionError: nobody knows what the session costs; nothing was started.
     """
     if request.max_usd is None:
-        return ""
+        return ()
     pricing.require(request.spec, request.usd_per_hour)
     free = request.spec.backend == LOCAL and request.usd_per_hour is None
-    return _FREE if free and notebook.once(_FREE) else ""
+    return (_FREE,) if free else ()
 
 
 def set_live(session: Session, request: SessionRequest, said: Given, config: Given | None) -> None:
@@ -70,7 +69,7 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
 
 
 def money_columns(found: Sequence[SessionInfo]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """The columns of ``%skyrl_sessions`` about money, and a row's texts for each session; none where no price is known."""
+    """Columns of ``%skyrl_sessions`` about money, and each session's texts in them; none where no price is known."""
     if not any(info.usd_per_hour for info in found):
         return (), [()] * len(found)
     rows = [(f"{info.usd_per_hour:.2f}", usd_text(info.spent_usd)) if info.usd_per_hour else ("", "") for info in found]
