@@ -68,6 +68,8 @@ class KernelHost:
         self.events: Optional[RunEvents] = None
         self.state = OFF
         self.uv = ""
+        self.busy = False
+        """It does something that is no run's: a widget's callback."""
         self._pid = 0
         self._control: Optional[socket.socket] = None
         self._channel: Optional[Channel] = None
@@ -79,6 +81,11 @@ class KernelHost:
         self._askers: Dict[int, Tuple[Asker, int]] = {}
         self._generation = 0
         self._when_ready: List[Tuple[Asker, int]] = []
+
+    @property
+    def pid(self) -> int:
+        """The root of the kernel's processes; 0 without a kernel."""
+        return self._pid
 
     def conflict(self, uv: str) -> str:
         """A line where the kernel that runs is another one than a cell with ``uv`` asks for."""
@@ -177,8 +184,8 @@ class KernelHost:
             self._channel.send(message)
 
     def _take(self, message: protocol.Message) -> None:
-        if isinstance(message, (protocol.ExecuteStarted, protocol.ExecuteEnded)):
-            self._heard_of_run(message)
+        if isinstance(message, (protocol.ExecuteStarted, protocol.ExecuteEnded, protocol.KernelBusy)):
+            self._heard_of_work(message)
         elif isinstance(message, protocol.KernelReply):
             client, number = self._askers.pop(message.request, (None, 0))
             if client is not None:
@@ -195,8 +202,10 @@ class KernelHost:
         elif isinstance(message, protocol.RelayFailed):
             self._detail, self._failed = message.detail, True
 
-    def _heard_of_run(self, message: protocol.Message) -> None:
-        if isinstance(message, protocol.ExecuteStarted) and self.events is not None:
+    def _heard_of_work(self, message: protocol.Message) -> None:
+        if isinstance(message, protocol.KernelBusy):
+            self.busy = message.busy
+        elif isinstance(message, protocol.ExecuteStarted) and self.events is not None:
             self.events.started(message.run_id)
         elif isinstance(message, protocol.ExecuteEnded):
             self._ended(message.run_id, message, "")
@@ -213,7 +222,7 @@ class KernelHost:
         control, self._control = self._control, None
         if control is None:
             return
-        self._failed = False
+        self._failed = self.busy = False
         if channel is not None:
             channel.close()
         control.close()

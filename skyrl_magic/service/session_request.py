@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
@@ -27,6 +29,10 @@ class SessionRequest:
     name: str | None = None
     asked: frozenset[str] | None = None
     """The fields of the spec in which a running session of the name must agree; None for all of them."""
+    max_usd: float | None = None
+    """The budget that ends it."""
+    usd_per_hour: float | None = None
+    """What an hour costs, where the user says so."""
 
     @property
     def place(self) -> Place:
@@ -41,6 +47,12 @@ def owner() -> str:
     except (KeyError, OSError):
         user = "user"
     return f"{user}@{socket.gethostname()}"
+
+
+def asker() -> str:
+    """Who asks something of a session that others use too: the owner and, under Jupyter Server, the notebook's name."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).name
+    return f"{owner()} ({notebook})" if notebook else owner()
 
 
 def owner_tags() -> dict[str, str]:

@@ -15,6 +15,7 @@ from skyrl_magic.core.errors import (
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
+from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
 from skyrl_magic.service.checkout import (
@@ -32,6 +33,7 @@ from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
+from skyrl_magic.ui.cost import check_budget, rows_of, set_live
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
@@ -89,6 +91,7 @@ class Cells:
             ("secrets", ", ".join(spec.secrets) or "none"),
             ("timeout", f"{spec.timeout_s} s"),
             ("idle timeout", f"{request.idle_timeout_s} s"),
+            *rows_of(request, self._services.sessions.pricing),
             ("ray", "yes" if spec.ray else "no"),
             ("command", command.strip()),
         ]
@@ -244,17 +247,21 @@ class Cells:
         name = given.session or (None if given.has_spec() else resolved.session)
         stays = not given.has_spec() and config == self.notebook.config
         if current is not None and stays and name in (None, current.name):
-            return replace(current, idle_timeout_s=given.idle_timeout_s or current.idle_timeout_s), resolved
-        return request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given), resolved
+            idle_timeout_s = resolved.idle_timeout_s if given.idle_timeout_s else current.idle_timeout_s
+            max_usd = resolved.max_usd if given.max_usd else current.max_usd
+            price = given.usd_per_hour or current.usd_per_hour
+            return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
+        request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
+        return replace(request, max_usd=resolved.max_usd, usd_per_hour=resolved.usd_per_hour), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session, made current, and the line that was shown where it was started now."""
         request, resolved = self._request(given, config, folder)
         sessions = self._services.sessions
         before = self.notebook.current
-        for text in resolved.notes:
-            if self.notebook.once(text):
-                note(text)
+        notes = [*resolved.notes, *check_budget(request, sessions.pricing)]
+        for text in filter(self.notebook.once, notes):
+            note(text)
         progress = CellProgress()
         lost = sessions.why_lost(request)
         line = ""
@@ -262,7 +269,7 @@ class Cells:
             session, created = sessions.ensure(request, progress)
             status = session.wait_for_ray(progress)
             if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
-                line = _ready_line(session, status)
+                line = _ready_line(session, status, sessions.pricing.known(session.spec, request.usd_per_hour))
         except RunStopped:
             raise
         except KeyboardInterrupt:
@@ -275,14 +282,15 @@ class Cells:
             self._notes_of_new(session, lost)
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
             self._note_runs(session)
-        said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
-        if said_idle is not None and not created:
-            session.set_idle_timeout(float(request.idle_timeout_s))
+        if not created:
+            set_live(session, request, given, config if config != self.notebook.config else None)
+        for text in session.take_notices():
+            note(text)
         session.on_kernel_message = lambda message: self._outputs.hear(session, message)
         checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
         self.notebook.config = config
-        self.notebook.current = SessionRequest(
-            session.spec, checkout, request.idle_timeout_s, session.name, frozenset()
+        self.notebook.current = replace(
+            request, spec=session.spec, checkout=checkout, name=session.name, asked=frozenset()
         )
         others = [name for name in sessions.open_names() if name != session.name]
         if others and (before is None or before.name != session.name):
@@ -332,7 +340,7 @@ class Cells:
             note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
-def _ready_line(session: Session, status: protocol.Status) -> str:
+def _ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
     ray = ""
     if status.ray == "failed":
         ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
@@ -340,4 +348,5 @@ def _ready_line(session: Session, status: protocol.Status) -> str:
         ray = "; Ray is still starting: runs wait for it"
     checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
-    return f"session {session.name}: {gpu}, volume {session.spec.volume}{checkout}{ray}"
+    cost = "" if price is None else f", {price}"
+    return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"

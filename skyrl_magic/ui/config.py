@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
-    "idle_timeout",
+    "idle_timeout", "max_usd", "usd_per_hour",
 )  # fmt: skip
 
 
@@ -40,6 +40,8 @@ class Settings(Magics):
     backend = _trait("auto, modal or local")
     session = _trait("name of the session")
     idle_timeout = _trait("end the container when nothing has run for so long, in seconds or as in 10m")
+    max_usd = _trait("end the container when it has cost so many US dollars")
+    usd_per_hour = _trait("what an hour of the container costs you, where your rate is another than Modal's")
 
     on_interrupt = Enum(
         ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
@@ -102,5 +104,7 @@ def as_settings(given: Given) -> dict[str, object]:
         "backend": given.backend,
         "session": given.session,
         "idle_timeout": given.idle_timeout_s,
+        "max_usd": given.max_usd,
+        "usd_per_hour": given.usd_per_hour,
     }
     return {name: value for name, value in values.items() if value is not None}

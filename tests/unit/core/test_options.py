@@ -41,6 +41,8 @@ VALID: dict[str, tuple[str, object]] = {
     "--backend": ("local", "local"),
     "--session": ("mine", "mine"),
     "--idle-timeout": ("90s", 90),
+    "--max-usd": ("$2.50", 2.5),
+    "--usd-per-hour": ("0.8", 0.8),
     "--env": ("A=b", (("A", "b"),)),
     "--workdir": ("examples", "examples"),
     "--python": ("", True),
@@ -247,6 +249,8 @@ everything = st.builds(
     backend=st.none() | st.sampled_from(["auto", "local"]),
     session=st.none() | st.just("mine"),
     idle_timeout_s=st.none() | st.integers(1, 86400),
+    max_usd=st.none() | st.floats(0.01, 1e6),
+    usd_per_hour=st.none() | st.floats(0.01, 1e6),
     env=st.none() | st.lists(st.tuples(st.just("A"), texts), min_size=1).map(tuple),
     workdir=st.none() | texts,
     out=st.none() | st.just("x"),
@@ -350,7 +354,7 @@ def test_layers_can_be_merged_in_steps(one: Given, two: Given, three: Given) -> 
 
 
 def test_limits() -> None:
-    assert {"timeout_s", "idle_timeout_s"} == LIMITS
+    assert {"timeout_s", "idle_timeout_s", "max_usd"} == LIMITS
 
 
 @pytest.mark.parametrize("flag", VALID)
