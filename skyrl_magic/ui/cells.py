@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
+    UnknownRun,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
@@ -28,6 +30,7 @@ from skyrl_magic.service.checkout import (
 from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
+from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
@@ -160,14 +163,17 @@ class Cells:
             notebook=notebook_key(folder),
         )
 
-    def _find_run(self, run_id: str, config: Given, folder: Path) -> Found:
-        """The run of this id; without one the newest that goes on, else the last."""
-        session = self.notebook.runs.get(run_id)
+    def _find_run(self, text: str, config: Given, folder: Path) -> Found:
+        """The run that is named so; without a name the newest that goes on, else the last."""
+        known = [*reversed(self.notebook.runs)]
+        with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+            text = resolve_run(text, known) if text else text
+        session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
-            return session, summary(session, run_id)
+            return session, summary(session, text)
         request, _ = self._request(Given(), config, folder)
         self._running.reach(request.spec.backend)
-        return find_run(self._services.sessions, request, run_id, going_on_first=True)
+        return find_run(self._services.sessions, request, text, going_on_first=True)
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
