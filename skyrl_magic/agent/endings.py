@@ -59,4 +59,5 @@ class Endings:
         step = min(step, len(signals) - 1)
         more = run.cell is None and step < len(signals) - 1
         self._endings[run.run_id] = _Ending(run, step, grace_s, time.monotonic() + grace_s if more else None)
+        run.cancelled = signals[step].name
         self._send(run, signals[step])

@@ -8,6 +8,8 @@ from IPython.core.error import UsageError
 
 #: The magics of ``ui.magics``.
 NAMES = (
+    "skyrl_attach",
+    "skyrl_cancel",
     "skyrl_logs",
     "skyrl_modal",
     "skyrl_picker",

@@ -53,6 +53,8 @@ class Run:
     """What concerns a Python cell alone."""
     heard: bytes = b""
     """What came from its shim so far."""
+    cancelled: str = ""
+    """The name of the last signal by which somebody wanted to end it."""
     seen: Dict[str, List[int]] = field(default_factory=dict)
     """How far which notebook has shown it, as in ``core.protocol.Seen``."""
 
@@ -96,6 +98,7 @@ class Run:
             kind,
             outputs,
             self.seen,
+            self.cancelled,
         )
 
     def event(self) -> Optional[protocol.Message]:
@@ -119,4 +122,5 @@ class Run:
             self.commit_error,
             self.reason,
             self.journal_error,
+            self.cancelled,
         )

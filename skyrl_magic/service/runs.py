@@ -143,7 +143,7 @@ class RunService:
             ended.duration_s,
             ended.commit_error,
             follower.captured,
-            follower.stopped_by,
+            follower.stopped_by or ended.cancelled,
             pressed_late=follower.pressed_late,
             python=None if follower.python is None else follower.python.end,
             reason=ended.reason,

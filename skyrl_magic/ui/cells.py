@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
+    UnknownRun,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
@@ -25,9 +27,10 @@ from skyrl_magic.service.checkout import (
     fullest_folders,
     largest_folders,
 )
-from skyrl_magic.service.find_run import Found, find_run
+from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
+from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
@@ -41,7 +44,7 @@ from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_fo
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
-from skyrl_magic.ui.run_cells import ENDED, RunCells
+from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.tables import Table, size_text
 from skyrl_magic.ui.variables import Variables
@@ -161,14 +164,16 @@ class Cells:
         )
 
     def _find_run(self, text: str, config: Given, folder: Path) -> Found:
-        """The run of this name; empty for the last one."""
-        run_id = text or self.notebook.last_run or ""
-        session = self.notebook.runs.get(run_id)
+        """The run that is named so; without a name the newest that goes on, else the last."""
+        known = [*reversed(self.notebook.runs)]
+        with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+            text = resolve_run(text, known) if text else text
+        session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
-            return session, summary(session, run_id)
+            return session, summary(session, text)
         request, _ = self._request(Given(), config, folder)
         self._running.reach(request.spec.backend)
-        return find_run(self._services.sessions, request, run_id)
+        return find_run(self._services.sessions, request, text, going_on_first=True)
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
@@ -281,7 +286,9 @@ class Cells:
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost)
-        else:
+        elif self.notebook.once(f"runs of {session.sandbox.id}"):
+            self._note_runs(session)
+        if not created:
             set_live(session, request, given, config if config != self.notebook.config else None)
         for text in session.take_notices():
             note(text)
@@ -318,6 +325,16 @@ class Cells:
             note(f"the session of this name before it had ended: {lost}")
         if session.sync is not None:
             self._note_large(session.sync.reader)
+
+    def _note_runs(self, session: Session) -> None:
+        """Say what goes on in a session that this kernel comes to: of a kernel before it, or of another notebook."""
+        others = [run_id for run_id in session.status.active_runs if run_id not in self.notebook.runs]
+        if len(others) == 1:
+            run_id = others[0]
+            ways = f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+            note(f"run {run_id} goes on in this session: {ways}")
+        elif others:
+            note(f"{len(others)} runs go on in this session: {', '.join(others)}; %skyrl_attach RUN shows one")
 
     def _note_large(self, reader: CheckoutReader) -> None:
         scan = reader.scan()

@@ -158,7 +158,7 @@ class RemoteComms:
                 del targets[target]
                 if own is not None:
                     targets[target] = own
-        elif own is None and self._newest is not None and self._newest.channel.alive:
+        elif own is None and target != _CONTROL and self._newest is not None and self._newest.channel.alive:
             self.forward(self._add(self._newest, message["content"]["comm_id"], target), "comm_open", message)
         else:
             self._comm_open(stream, ident, message)
@@ -188,7 +188,7 @@ class RemoteComms:
             theirs, their_buffers = found
             states |= {comm_id: state for comm_id, state in theirs["states"].items() if comm_id in mine}
             for path, buffer in zip(theirs["buffer_paths"], their_buffers, strict=False):
-                if isinstance(path, list) and path and path[0] in mine:
+                if isinstance(path, list) and path and isinstance(path[0], str) and path[0] in mine:
                     paths.append(path)
                     all_buffers.append(buffer)
             for comm_id in mine - set(theirs["states"]):  # of a kernel that has ended

@@ -111,7 +111,7 @@ def test_tab_completes_what_only_the_session_knows(open_notebook: Callable[..., 
     expect(notebook.page.locator(notebook.outputs(1))).to_contain_text("NameError", timeout=ANSWER_MS)
     editor = notebook.page.locator(".jp-Notebook .jp-Cell .jp-InputArea-editor .cm-content").nth(1)
     completer = notebook.page.locator(".jp-Completer", has_text="a_name_of_the_session")
-    # The first answers may come too late for a key press: the kernels import their completers then.
+    # On a busy machine an answer may come too late for a key press.
     for _ in range(KEY_PRESSES):
         editor.click()
         notebook.page.keyboard.press("Control+End")

@@ -92,6 +92,8 @@ def test_widgets_of_a_kernel_that_ended_are_not_named(
     other = make_kernel(kernel.folder, loopback_server)
     try:
         other.run(SETTINGS)
+        other.run(PYTHON + "1")
+        assert reload(other)["msg_type"] == "comm_close"  # it has none, and knows of none
         others = other.run(PYTHON + WIDGETS).out.split()
         # Both notebooks' widgets live in one kernel, and each page has its own.
         assert not set(ids) & set(reload(other)["content"]["data"]["states"])

@@ -106,7 +106,8 @@ class RunEnded(Message):
 
     ``exit_code`` is bash's (128 + n where a signal n ended it). ``commit_error`` is empty, or one line. ``reason`` says
     why the session ended the run, and is empty for a run that ended by itself or by a client's signal.
-    ``journal_error`` says what of its output could not be kept, and why.
+    ``journal_error`` says what of its output could not be kept, and why. ``cancelled`` is the name of the last signal
+    that :class:`EndRun` has sent, or empty.
     """
 
     run_id: str = ""
@@ -119,6 +120,8 @@ class RunEnded(Message):
     commit_error: str = ""
     reason: str = ""
     journal_error: str = ""
+    cancelled: str = ""
+    """The name of the last signal that :class:`EndRun` has sent; empty where nobody asked for its end."""
 
 
 @frame(8)
@@ -155,3 +158,5 @@ class RunSummary:
     outputs_bytes: int = 0
     seen: Dict[str, List[int]] = dataclasses.field(default_factory=dict)
     """By notebook: how many bytes of stdout, stderr and outputs it has shown (see :class:`Seen`)."""
+    cancelled: str = ""
+    """As in :class:`RunEnded`."""

@@ -1,0 +1,266 @@
+"""Runs in the background, and cells that go back to runs or end them, in a real kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.loopback.daemon import ServerAddress
+from tests.contract.conftest import make_checkout
+from tests.kernel.conftest import SETTINGS, Cell, Kernel, make_kernel
+from tests.kernel.running import Running
+
+#: A run that says "up" and goes on until a file of this name is there.
+WAITING = "echo up; until [ -e /tmp/{name} ]; do sleep 0.02; done; echo down"
+
+
+def run_id_of(kernel: Kernel) -> str:
+    """The run that was started last."""
+    return kernel.run("get_ipython().skyrl_magic.cells.notebook.last_run").result.strip("'")
+
+
+def open_gate(kernel: Kernel, name: str) -> None:
+    kernel.run(f"%skyrl_modal touch /tmp/{name}")
+
+
+@pytest.fixture
+def restarted(kernel: Kernel, loopback_server: ServerAddress) -> Iterator[Kernel]:
+    """Another kernel of the same notebook, as after a restart."""
+    other = make_kernel(kernel.folder, loopback_server)
+    other.run(SETTINGS)
+    yield other
+    other.close()
+
+
+def test_a_background_cell_returns_a_handle_at_once(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="one"))
+    assert cell.status == "ok", cell.error
+    assert cell.result == "", "it is a display, which can be updated"
+    assert re.search(r"run \w{6} in session \S+: running", cell.notes[-1])
+    assert kernel.run("run = _\nrun.done, run.exit_code, run.state").result == "(False, None, 'running')"
+    open_gate(kernel, "one")
+    cell = kernel.run("run.wait(60).tail()")
+    assert cell.result == "'up\\ndown'", cell.error
+    assert kernel.run("run.done, run.exit_code, run.state").result == "(True, 0, 'ended')"
+
+
+def test_its_display_stays_up_to_date(kernel: Kernel) -> None:
+    display = Running(kernel, "%%skyrl_modal --bg\necho '<b>up</b>'; sleep 0.2; echo down").end()
+    ident = [m for m in display.messages if m["msg_type"] == "display_data"][-1]["content"]["transient"]["display_id"]
+    cell = kernel.run(
+        "import time\nrun = _\nrun.wait()\nbegun = time.monotonic()\n"
+        "while run._places[0]._data != run._data() and time.monotonic() < begun + 30: time.sleep(0.01)"
+    )
+    assert cell.status == "ok", cell.error
+    updates = [m["content"] for m in cell.messages if m["msg_type"] == "update_display_data"]
+    last = [content["data"] for content in updates if content["transient"]["display_id"] == ident][-1]
+    assert ": ended ·" in last["text/plain"]
+    assert last["text/plain"].endswith("  <b>up</b>\n  down")
+    assert "&lt;b&gt;up&lt;/b&gt;\ndown" in last["text/html"], "what a run prints is text"
+
+
+def test_captured_streams_are_assigned_at_the_end(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg --out got --err wrong\necho one; echo two >&2; sleep 0.1; echo three")
+    assert kernel.run("_.wait(); got, wrong").result == "('one\\nthree\\n', 'two\\n')"
+
+
+def test_a_failed_run_raises_where_it_is_waited_for(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal --bg\nexit 3")
+    assert cell.status == "ok"
+    cell = kernel.run("run = _\nrun.wait()")
+    assert "failed: exit code 3" in cell.error[-1]
+    assert kernel.run("run.state").result == "'failed: exit code 3'"
+    assert "failed: exit code 3" in kernel.run("await run").error[-1]
+
+
+def test_a_run_can_be_awaited_beside_other_tasks(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\nsleep 0.2; echo done")
+    code = "import asyncio\nrun = _\nseen = []\nasync def other():\n    seen.append(run.done)\n"
+    cell = kernel.run(code + "await asyncio.gather(run, other())\nseen, run.tail()")
+    assert cell.result == "([False], 'done')", cell.error
+
+
+def test_waiting_can_be_given_up(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="two"))
+    assert "goes on after 0.01 s" in kernel.run("run = _\nrun.wait(0.01)").error[-1]
+    cell = kernel.run("print('waits', flush=True)\nrun.wait()", interrupt_at="waits")
+    assert "KeyboardInterrupt" in cell.error[-1]
+    assert kernel.run("run.state").result == "'running'"
+    assert "'stopped by SIGINT'" in kernel.run("run.cancel()\nrun.background.wait()\nrun.state").result
+    assert "was stopped by SIGINT" in kernel.run("run.wait()").error[-1]
+
+
+def test_a_python_cell_in_the_background(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_python --bg\nimport sys\nprint('text')\ndisplay('shown')\nx = 41\n1/0")
+    cell = kernel.run("run = _\nrun.wait()")
+    assert "ZeroDivisionError" in cell.error[-1]
+    assert kernel.run("run.tail()").result == "\"text\\n'shown'\""
+    assert kernel.run("%%skyrl_python\nx + 1").result == "42"
+
+
+def test_values_do_not_come_back_from_a_background_cell(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_python --bg -o x\nx = 1")
+    assert "%skyrl_pull" in cell.error[-1]
+
+
+def test_two_runs_go_on_side_by_side_and_a_cell_beside_them(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="three"))
+    kernel.run("first = _")
+    kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="three"))
+    kernel.run("second = _")
+    open_gate(kernel, "three")
+    assert kernel.run("[run.wait(60).tail() for run in (first, second)]").result == "['up\\ndown', 'up\\ndown']"
+
+
+def test_more_runs_than_the_setting_allows_are_refused(kernel: Kernel) -> None:
+    kernel.run("%config SkyRLMagic.max_runs = 1")
+    try:
+        kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="four"))
+        run_id = run_id_of(kernel)
+        cell = kernel.run("%skyrl_modal true")
+        assert "1 run goes on in this session already" in cell.error[-1]
+    finally:
+        kernel.run("%config SkyRLMagic.max_runs = 16")
+    notes = kernel.run(f"%skyrl_cancel {run_id}").notes
+    assert any(note.startswith(f"run {run_id} is stopped; ") for note in notes), notes
+    notes = kernel.run(f"%skyrl_cancel {run_id}").notes
+    assert f"run {run_id} had ended before" in notes
+
+
+def test_cancel_ends_all_runs_of_a_session(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_modal --bg\ntrap '' INT; echo up; while :; do sleep 0.05; done")
+    name = re.search(r"in session (\S+):", cell.notes[-1])
+    assert name
+    kernel.run("%config SkyRLMagic.grace = 0.1")
+    try:
+        cell = kernel.run(f"run = _\n%skyrl_cancel --session {name[1]}")
+        assert any(" is stopped; " in note for note in cell.notes), cell.notes
+        assert kernel.run("run.state").result == "'stopped by SIGTERM'"
+        assert "nothing runs" in kernel.run(f"%skyrl_cancel --session {name[1]}").notes[-1]
+    finally:
+        kernel.run("%config SkyRLMagic.grace = 5.0")
+
+
+def test_attach_shows_a_background_run_from_its_start_and_its_handle_hears_of_the_end(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="five"))
+    kernel.run("run = _")
+    attached = Running(kernel, "%skyrl_attach")
+    attached.until_text("up\n")
+    # The cell that is attached holds the kernel: the gate is opened by another run that was started before.
+    kernel.manager.interrupt_kernel()
+    cell = attached.end()
+    assert cell.out == "up\n"
+    assert "was stopped by SIGINT" in cell.error[-1]
+    assert kernel.run("run.state").result == "'stopped by SIGINT'"
+
+
+def detached(kernel: Kernel, code: str, at: str) -> Cell:
+    kernel.run("%config SkyRLMagic.on_interrupt = 'detach'")
+    cell = kernel.run(code, interrupt_at=at)
+    kernel.run("%config SkyRLMagic.on_interrupt = 'stop'")
+    assert "goes on" in cell.error[-1]
+    return cell
+
+
+@pytest.mark.parametrize("magic", ["%%skyrl_modal", "%%skyrl_python"])
+def test_detach_leaves_the_run_and_attach_goes_on_at_the_byte(kernel: Kernel, magic: str) -> None:
+    code = (
+        WAITING.format(name="six")
+        if magic == "%%skyrl_modal"
+        else ("import os, time\nprint('up')\nwhile not os.path.exists('/tmp/six'): time.sleep(0.02)\nprint('down')")
+    )
+    assert detached(kernel, f"{magic}\n{code}", "up").out == "up\n"
+    run_id = run_id_of(kernel)
+    open_gate(kernel, "six")
+    cell = kernel.run(f"%skyrl_attach {run_id}")
+    assert cell.out == "down\n", cell.error
+    assert cell.notes[-1] == f"run {run_id} has ended"
+    assert "has shown all of run" in kernel.run(f"%skyrl_attach {run_id}").notes[0]
+    assert kernel.run(f"%skyrl_attach {run_id} --from start").out == "up\ndown\n"
+    kernel.run("%skyrl_modal rm /tmp/six")
+
+
+def test_detached_from_a_background_run_its_handle_follows_again(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg --out got\n" + WAITING.format(name="seven"))
+    kernel.run("run = _")
+    kernel.run("%config SkyRLMagic.on_interrupt = 'detach'")
+    attached = Running(kernel, f"print('begins', flush=True)\n%skyrl_attach {run_id_of(kernel)}")
+    attached.until_text("begins")
+    kernel.manager.interrupt_kernel()
+    assert attached.end().status == "error"
+    kernel.run("%config SkyRLMagic.on_interrupt = 'stop'")
+    open_gate(kernel, "seven")
+    assert kernel.run("run.wait(60).exit_code, got").result == "(0, 'up\\ndown\\n')"
+
+
+def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, restarted: Kernel) -> None:
+    detached(kernel, "%%skyrl_modal\n" + WAITING.format(name="eight"), "up")
+    run_id = run_id_of(kernel)
+    cell = restarted.run("%skyrl_modal touch /tmp/eight")
+    assert any(f"run {run_id}" in note and "%skyrl_attach" in note for note in cell.notes), cell.notes
+    cell = restarted.run(f"%skyrl_attach {run_id}")
+    assert cell.out == "down\n", "the same notebook has seen the rest"
+    cell = restarted.run(f"%skyrl_attach {run_id} --from start")
+    assert cell.out == "up\ndown\n"
+
+
+def test_attach_raises_what_the_run_failed_with(kernel: Kernel, restarted: Kernel) -> None:
+    kernel.run("%skyrl_modal --no-raise-error exit 5")
+    assert "failed: exit code 5" in restarted.run(f"%skyrl_attach {run_id_of(kernel)}").error[-1]
+
+
+def test_a_run_that_is_not_there(kernel: Kernel) -> None:
+    for magic in ("%skyrl_attach", "%skyrl_cancel"):
+        cell = kernel.run(f"{magic} zzzzzz")
+        assert len(cell.error) == 1
+        assert "zzzzzz" in cell.error[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("%skyrl_attach a b", "second one"),
+        ("%skyrl_attach --from 5", "it is start"),
+        ("%skyrl_attach --form start", "did you mean --from"),
+        ("%skyrl_cancel", "name the runs"),
+        ("%skyrl_cancel a --session b", "name the runs"),
+        ("%skyrl_cancel --sesion b", "did you mean --session"),
+    ],
+)
+def test_wrong_lines(kernel: Kernel, line: str, says: str) -> None:
+    cell = kernel.run(line)
+    assert len(cell.error) == 1
+    assert says in cell.error[0]
+
+
+@pytest.mark.parametrize("then", ["leave", "stop"])
+def test_a_kernel_that_ends_leaves_its_run_or_stops_it(
+    loopback_server: ServerAddress, tmp_path: Path, then: str
+) -> None:
+    checkout = make_checkout(tmp_path / "SkyRL", old_layout=False)
+    first = make_kernel(checkout.root, loopback_server)
+    first.run(f"{SETTINGS}\n%config SkyRLMagic.on_kernel_exit = {then!r}")
+    cell = Running(first, "%%skyrl_modal --session ending\n" + WAITING.format(name="nine"))
+    cell.until_text("up")
+    first.manager.shutdown_kernel()  # as Jupyter does it: an interrupt, then a request
+    first.client.stop_channels()
+    first.manager.cleanup_resources()
+    second = make_kernel(checkout.root, loopback_server)
+    second.run(SETTINGS)
+    cell_after = second.run("%skyrl_modal --session ending touch /tmp/nine")
+    told = [note for note in cell_after.notes if "goes on in this session" in note]
+    runs = "[run.run_id for run in logs.all_runs(next(iter(get_ipython().skyrl_magic.cells.notebook.runs.values())))]"
+    run_id = second.run(f"from skyrl_magic.service import logs\n{runs}[0]").result.strip("'")
+    attached = second.run(f"%skyrl_attach {run_id} --from start")
+    if then == "leave":
+        assert len(told) == 1
+        assert attached.out == "up\ndown\n", attached.error
+    else:
+        assert not told
+        assert attached.out == "up\n"
+        assert "was stopped by SIGINT" in attached.error[-1]
+    second.run("%skyrl_stop ending")
+    second.close()
