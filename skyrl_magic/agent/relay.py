@@ -213,7 +213,7 @@ class Relay:
         run, kind = self._runs.get(parent), message["msg_type"]
         if kind == "status":
             idle = message["content"]["execution_state"] == "idle"
-            if run is None and parent not in self._asked:  # a comm's message: nobody else says that it works on that
+            if parent in self._comms:  # a widget's callback: nobody else says that the kernel works on that
                 self._supervisor.send(protocol.KernelBusy(not idle))
             if idle:
                 self._idle_after(run, parent, message)
