@@ -44,6 +44,17 @@ def test_the_timeout_is_said_and_the_next_cell_says_that_it_came(kernel: Kernel)
     kernel.run("%skyrl_stop short")
 
 
+def test_what_is_said_while_no_cell_runs_is_shown_by_the_next_one_once(kernel: Kernel) -> None:
+    kernel.run("%skyrl_start --session quiet --usd-per-hour 3600 --max-usd 60")
+    spent = "float(repr(get_ipython().run_line_magic('skyrl_sessions', '')).split('$')[-1].split()[0]) > 48"
+    kernel.run(f"import time\nwhile not {spent}: time.sleep(0.2)", timeout_s=200)
+    cell = kernel.run("%skyrl_modal echo on")
+    [said] = [note for note in cell.notes if "(--max-usd)" in note]
+    assert said.startswith("session quiet has spent $4")
+    assert kernel.run("%skyrl_modal echo on").notes == []
+    kernel.run("%skyrl_stop quiet")
+
+
 def test_the_budget_is_said_and_the_next_cell_says_that_it_was_spent(kernel: Kernel) -> None:
     cell = kernel.run(f"%%skyrl_modal --session rich --usd-per-hour 3600 --max-usd 8\n{ENDLESS}")
     assert any("$3600.00/h (your usd_per_hour)" in note for note in cell.notes), cell.notes
