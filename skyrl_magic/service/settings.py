@@ -110,7 +110,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
     ]
     checkout = _checkout(given.repo, folder)
     if checkout is None and given.repo is None:
-        notes.append(f"no SkyRL checkout from {folder} upwards: the cell runs without one (--repo PATH names one)")
+        notes.append("no SkyRL checkout from this folder upwards: the cell runs without one (--repo PATH names one)")
     backend = given.backend or "auto"
     if backend == "auto":
         backend = auto_backend()

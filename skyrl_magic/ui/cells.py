@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -46,7 +47,7 @@ from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
-from skyrl_magic.ui.tables import Table, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, size_text
 from skyrl_magic.ui.variables import Variables
 
 
@@ -87,7 +88,7 @@ class Cells:
             ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
             ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
             ("volume", f"{spec.volume} at /root/data"),
-            ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
+            ("checkout", f"{os.path.relpath(spec.repo, folder)} (from here) at /root/SkyRL" if spec.repo else "none"),
             ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
             ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
             ("app", spec.app),
@@ -315,8 +316,9 @@ class Cells:
         """Say that the notebook's own checkout is not what its cells run with."""
         there = session.spec.repo
         if there != repo:
-            mine = f", and edits in {repo} are not sent there: choose another --session NAME for them" if repo else ""
-            text = f"session {session.name} has {f'the checkout {there}' if there else 'no checkout'}{mine}"
+            here = f"edits in {checkout_text(repo, there)} are not sent there: choose another --session NAME for them"
+            has = f"the checkout {checkout_text(there, repo)}" if there else "no checkout"
+            text = f"session {session.name} has {has}" + (f", and {here}" if repo else "")
             if self.notebook.once(text):
                 note(text)
 
@@ -352,7 +354,7 @@ def _ready_line(session: Session, status: protocol.Status, price: Price | None) 
         ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
     elif status.ray == "starting":
         ray = "; Ray is still starting: runs wait for it"
-    checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
+    checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
     cost = "" if price is None else f", {price}"
     return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"
