@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_idle_time_that_ended_it_is_said_by_the_next_cell(kernel: Kernel) -> Non
     kernel.run("import time\nwhile 'lazy' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)")
     assert ended(kernel.run("%skyrl_modal true").notes) == "nothing ran for 2 s (--idle-timeout)"
     kernel.run("%skyrl_stop lazy")
+
+
+def test_a_new_kernel_hears_how_the_session_before_it_ended(kernel: Kernel, other: Kernel) -> None:
+    kernel.run("%skyrl_modal --session lonely --idle-timeout 2 true")
+    kernel.run(
+        "import time\nwhile 'lonely' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)"
+    )
+    cell = other.run("%skyrl_modal --session lonely true")
+    assert re.fullmatch(r"nothing ran for 2 s \(--idle-timeout\), [\d.]+ s ago", ended(cell.notes))
+    other.run("%skyrl_stop lonely")
+    cell = kernel.run("%skyrl_modal --session lonely true")
+    assert [note for note in cell.notes if "%skyrl_stop" in note] == [], "what one did oneself is no news"
+    kernel.run("%skyrl_stop lonely")
 
 
 def test_who_stopped_it_is_said_by_the_run_and_by_the_next_cell(kernel: Kernel, other: Kernel) -> None:
