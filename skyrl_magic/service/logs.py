@@ -11,8 +11,6 @@ from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Lost
 
-#: A read from the end begins with so many bytes and doubles until it has the lines. In bytes.
-_TAIL_BYTES = 64 * 1024
 _TIMEOUT_S = 60.0
 #: The agent holds an incomplete UTF-8 character back while a run goes on: no more bytes than these, and so long is
 #: waited for them. In seconds.
@@ -94,18 +92,6 @@ def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)
                 left = {stream: rest for stream, rest in left.items() if rest > 0}
     finally:
         session.channel.unwatch(watch)
-
-
-def last_lines(session: Session, run: protocol.RunSummary, stream: str, count: int) -> bytes:
-    """The last ``count`` lines of a stream. Raises SessionError."""
-    size = run.stdout_bytes if stream == protocol.STDOUT else run.stderr_bytes
-    length = _TAIL_BYTES
-    while True:
-        data = byte_range(session, run, stream, max(0, size - length), size)
-        lines = data.splitlines(keepends=True)
-        if length >= size or len(lines) > count:
-            return b"".join(lines[-count:])
-        length *= 4
 
 
 def byte_range(session: Session, run: protocol.RunSummary, stream: str, start: int, end: int) -> bytes:
