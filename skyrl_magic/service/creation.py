@@ -14,7 +14,7 @@ from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, 
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
 from skyrl_magic.service.session import TICK_S, Progress, Session
-from skyrl_magic.service.session_request import SessionRequest, owner_tags
+from skyrl_magic.service.session_request import SessionRequest, owner, owner_tags
 from skyrl_magic.service.sync import CheckoutSync
 
 #: How often an upload is tried whose files change under its hands.
@@ -67,7 +67,7 @@ class Creation:
     def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
         spec, name = request.spec, request.place[2]
         tags = spec.to_tags() | owner_tags() | {"session": name, "started_at": f"{time.time():.0f}"}
-        config = _supervisor_config(name, timeout_s=spec.timeout_s, idle_timeout_s=request.idle_timeout_s, ray=spec.ray)
+        config = _supervisor_config(request)
         wanted = SandboxRequest(
             name=name,
             spec=spec,
@@ -113,19 +113,23 @@ def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upl
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def _supervisor_config(name: str, *, timeout_s: int, idle_timeout_s: int, ray: bool) -> str:
+def _supervisor_config(request: SessionRequest) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
+    spec = request.spec
     return json.dumps(
         {
-            "session": name,
+            "session": request.place[2],
+            "about": {"app": spec.app, "owner": owner(), "backend": spec.backend, "gpu": str(spec.gpu)},
             "state_dir": contract.STATE_DIR,
             "checkout_dir": contract.CHECKOUT_DIR,
             "volume_dir": contract.VOLUME_DIR,
             "volume_link": contract.VOLUME_LINK,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
-            "timeout_s": timeout_s,
-            "idle_timeout_s": idle_timeout_s,
-            "ray": ray,
+            "timeout_s": spec.timeout_s,
+            "idle_timeout_s": request.idle_timeout_s,
+            "keep_runs_days": request.keep.days,
+            "keep_runs_gb": request.keep.gb,
+            "ray": spec.ray,
         }
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Lost
+from skyrl_magic.service.watch import Lost, Watch
 
 _TIMEOUT_S = 60.0
 #: The agent holds an incomplete UTF-8 character back while a run goes on: no more bytes than these, and so long is
@@ -90,6 +90,42 @@ def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)
                 reached = event.end if isinstance(event, protocol.Gap) else event.offset + event.raw_bytes
                 left[event.stream] = ends[event.stream] - reached
                 left = {stream: rest for stream, rest in left.items() if rest > 0}
+    finally:
+        session.channel.unwatch(watch)
+
+
+def follow(
+    session: Session,
+    watch: Watch,
+    sink: Callable[[protocol.Message], object],
+    due_s: Callable[[], float | None],
+    tick: Callable[[], object],
+) -> protocol.RunEnded:
+    """Hand what a watched run writes to ``sink`` until it ends.
+
+    Args:
+        session: where it runs.
+        watch: as ``session.channel.begin_watch`` gave it; it is left in the end.
+        sink: takes Output and Gap frames.
+        due_s: how long until ``tick`` is to be called, in seconds; None for not at all.
+        tick: called then.
+
+    Raises:
+        SessionLost: the container ended meanwhile.
+    """
+    try:
+        while True:
+            try:
+                event = watch.events.get(timeout=due_s())
+            except queue.Empty:
+                tick()
+                continue
+            if isinstance(event, Lost):
+                raise event.error
+            if isinstance(event, protocol.RunEnded):
+                return event
+            if isinstance(event, (protocol.Output, protocol.Gap)):
+                sink(event)
     finally:
         session.channel.unwatch(watch)
 

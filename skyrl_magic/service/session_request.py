@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import getpass
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
-from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import CheckoutSync
@@ -27,11 +27,19 @@ class SessionRequest:
     name: str | None = None
     asked: frozenset[str] | None = None
     """The fields of the spec in which a running session of the name must agree; None for all of them."""
+    keep: KeepRuns = DEFAULT_KEEP
+    """What stays of its runs on the volume."""
 
     @property
     def place(self) -> Place:
         """Where its session is, or would be."""
         return self.spec.backend, self.spec.app, self.name or self.spec.default_name(owner())
+
+    def at(self, place: Place) -> SessionRequest:
+        """The request for a session that runs, as it is."""
+        backend, app, name = place
+        spec = replace(self.spec, backend=backend, app=app)
+        return replace(self, spec=spec, name=name, asked=frozenset())
 
 
 def owner() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from skyrl_magic.core import contract, spec
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import Given, merge, setting
-from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
 
 if sys.version_info >= (3, 11):
@@ -36,6 +36,8 @@ class Resolved:
     checkout: Checkout | None
     idle_timeout_s: int
     notes: tuple[str, ...] = ()
+    keep: KeepRuns = DEFAULT_KEEP
+    """What stays of runs on the volume."""
     session: str | None = None
     """The name that the settings, not the line, give the session."""
 
@@ -125,7 +127,11 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         repo=str(checkout.root) if checkout else "",
     )
     idle_timeout_s = given.idle_timeout_s or spec.DEFAULT_IDLE_TIMEOUT_S
-    return Resolved(resolved, checkout, idle_timeout_s, tuple(notes), config.session or project.session)
+    return Resolved(resolved, checkout, idle_timeout_s, tuple(notes), _keep(given), config.session or project.session)
+
+
+def _keep(given: Given) -> KeepRuns:
+    return KeepRuns(given.keep_runs_days or DEFAULT_KEEP.days, given.keep_runs_gb or DEFAULT_KEEP.gb)
 
 
 def _checkout(repo: str | None, folder: Path) -> Checkout | None:

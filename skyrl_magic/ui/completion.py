@@ -94,6 +94,8 @@ def _values(option: Option, fragment: str, names: _Names) -> Iterable[str]:
         return names()
     if option.field == "repo":
         return (gpus.NONE, *_folders(fragment))
+    if option.field == "state":
+        return (option.metavar or "").split("|")
     return {"backend": BACKENDS, "image": (contract.IMAGE_OLD_LAYOUT, contract.IMAGE_NEW_LAYOUT)}.get(option.field, ())
 
 
@@ -134,8 +136,14 @@ def _stop(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
 def _logs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
     from skyrl_magic.ui.logs import LOG_OPTIONS
 
-    run_id = bool(words) and not words[0].startswith("-")
+    run_id = bool(words) and re.fullmatch(r"-[0-9]+|[^-].*", words[0]) is not None
     return _after_options(LOG_OPTIONS, words[1:] if run_id else words, fragment, names)
+
+
+def _runs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+    from skyrl_magic.ui.runs import RUNS_OPTIONS
+
+    return _after_options(RUNS_OPTIONS, words, fragment, names)
 
 
 def _travel(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
@@ -152,4 +160,5 @@ _MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
     "skyrl_pull": _travel,
     "skyrl_stop": _stop,
     "skyrl_logs": _logs,
+    "skyrl_runs": _runs,
 }
