@@ -31,6 +31,8 @@ from skyrl_magic.service.checkout import (
 from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
+from skyrl_magic.service.run_list import known_runs
+from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
@@ -39,6 +41,7 @@ from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cost import check_budget, end_before, rows_of, set_live
 from skyrl_magic.ui.display import note
+from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_for
@@ -47,6 +50,7 @@ from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
+from skyrl_magic.ui.runs import RunsAsked, runs_table
 from skyrl_magic.ui.tables import Table, checkout_text, size_text
 from skyrl_magic.ui.variables import Variables
 
@@ -172,9 +176,13 @@ class Cells:
         session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
             return session, summary(session, text)
-        request, _ = self._request(Given(), config, folder)
+        return find_run(self._services.sessions, self._reached(config, folder)[0], text, going_on_first=True)
+
+    def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
+        """What a cell without options asks for; its backend is connected to."""
+        request, resolved = self._request(Given(), config, folder)
         self._running.reach(request.spec.backend)
-        return find_run(self._services.sessions, request, text, going_on_first=True)
+        return request, resolved
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
@@ -215,17 +223,18 @@ class Cells:
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
 
-        def find(run_id: str) -> Found:
-            request, _ = self._request(Given(), config, folder)
-            self._running.reach(request.spec.backend)
-            found = find_run(self._services.sessions, request, run_id)
-            session, run = found
-            if not run_id and (session.spec.backend, session.spec.app, session.name) != request.place:
-                note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
-            return found
+        def find(text: str) -> RunLog:
+            sessions = self._services.sessions
+            return find_notebook_log(text, self.notebook, sessions, lambda: self._reached(config, folder)[0])
 
         with readable():
-            show_logs(line, self.notebook, find)
+            show_logs(line, find)
+
+    def runs_table(self, asked: RunsAsked, config: Given, folder: Path) -> Table:
+        """The runs that are known."""
+        request, resolved = self._reached(config, folder)
+        known = known_runs(self._services.sessions, request)
+        return runs_table(known, asked, request.spec.volume, resolved.keep)
 
     def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
@@ -259,7 +268,8 @@ class Cells:
             price = given.usd_per_hour or current.usd_per_hour
             return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
         request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
-        return replace(request, max_usd=resolved.max_usd, usd_per_hour=resolved.usd_per_hour), resolved
+        price = resolved.usd_per_hour
+        return replace(request, max_usd=resolved.max_usd, usd_per_hour=price, keep=resolved.keep), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session, made current, and the line that was shown where it was started now."""

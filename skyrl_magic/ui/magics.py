@@ -235,10 +235,21 @@ class SkyRLMagic(Settings):
             return
         self.cells.stop(line.split(), self.given(), _folder())
 
+    @line_magic
+    def skyrl_runs(self, line: str) -> Any:
+        """A table of runs, newest first: ``%skyrl_runs [--session NAME] [--state STATE] [--since 2h]``."""
+        from skyrl_magic.ui.runs import USAGE, read_runs_line
+
+        asked = read_runs_line(line)
+        if asked.help:
+            _say(USAGE)
+            return None
+        return self.cells.runs_table(asked, self.given(), _folder())
+
     @no_var_expand
     @line_magic
     def skyrl_logs(self, line: str) -> None:
-        """Show or save the full output of a run: ``%skyrl_logs [RUN] [--stderr] [--tail N] [--save PATH]``."""
+        """Show, follow, search or save a run's output: ``%skyrl_logs [RUN] [--follow] [--tail N] [--grep RE]``."""
         self.cells.logs(line, self.given(), _folder())
 
     @line_magic
