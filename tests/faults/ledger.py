@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import time
 import traceback
@@ -44,6 +45,12 @@ class Ledger:
         """What else was seen, in words."""
         self._figures: dict[tuple[str, str], list[float]] = {}
         self._began = time.monotonic()
+
+    def rng(self) -> random.Random:
+        """A source of chance, whose seed is kept with the results."""
+        seed = random.SystemRandom().randrange(1 << 32)
+        self.note(f"seed {seed}")
+        return random.Random(seed)  # noqa: S311 - to be repeated, not a secret
 
     def note(self, text: str) -> None:
         """Keep one line about the fault, and show it with a test that fails."""

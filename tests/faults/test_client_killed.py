@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import random
 import re
 import signal
 import time
@@ -69,16 +68,16 @@ class Notebook:
 
 
 @pytest.fixture(scope="module")
-def notebook(loopback_server: ServerAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+def notebook(server: ServerAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     checkout = make_checkout(tmp_path_factory.mktemp("killed") / "SkyRL", old_layout=False)
-    notebook = Notebook(checkout.root, loopback_server)
+    notebook = Notebook(checkout.root, server)
     with notebook.kernel() as kernel:
         kernel.run("%%skyrl_python\n1")  # the session, with its Python kernel, is there
         yield notebook
         kernel.run("%skyrl_stop --all")
 
 
-def test_the_kernel_is_killed_in_mid_run(notebook: Notebook, loopback_server: ServerAddress) -> None:
+def test_the_kernel_is_killed_in_mid_run(notebook: Notebook, server: ServerAddress) -> None:
     ledger = Ledger(
         2,
         "`kill -9` of the notebook's kernel in mid-run, then `%skyrl_attach` from a new one",
@@ -87,10 +86,8 @@ def test_the_kernel_is_killed_in_mid_run(notebook: Notebook, loopback_server: Se
         full=50,
         short=2,
     )
-    seed = random.SystemRandom().randrange(1 << 32)
-    ledger.note(f"seed {seed}")
-    rng = random.Random(seed)  # noqa: S311 - to be repeated, not a secret
-    inside = Inside(loopback_server)
+    rng = ledger.rng()
+    inside = Inside(server)
     for number in ledger:
         with ledger.trial():
             code = [*CELLS.values()][number % 2]

@@ -66,9 +66,7 @@ def test_the_connection_is_cut_at_a_random_byte(far_kernel: Kernel, proxy: Proxy
         full=200,
         short=6,
     )
-    seed = random.SystemRandom().randrange(1 << 32)
-    ledger.note(f"seed {seed}")
-    rng = random.Random(seed)  # noqa: S311 - to be repeated, not a secret
+    rng = ledger.rng()
     text = _make_text(rng, far_kernel.folder / TEXT_FILE)
     whole_s, whole_bytes = _uncut(far_kernel, proxy)
     inside = Inside(server)
