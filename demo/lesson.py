@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
@@ -18,12 +20,52 @@ if TYPE_CHECKING:
 
 #: Bound on one cell, in seconds: the first one starts a session, and Ray takes up to 36 s on two busy cores (twice).
 CELL_TIMEOUT_S = 300
+STOP, RESTART = "stop-cell", "restart-kernel"
 #: A line of text is easier to read when the window is wide; a picture of widgets has no frame.
 _STYLE = """<style>
 main { max-width: 64em; margin: auto }
 fieldset { border: 0; padding: 0 }
 .widget-label { display: inline-block; width: 7em; text-align: right }
 </style>"""
+
+
+class _Reader(NotebookClient):
+    """Does with a lesson what its reader does: presses Stop in a cell, and restarts the kernel before one.
+
+    Cells say so by their tags, :data:`STOP` (once the cell has printed something) and :data:`RESTART`.
+    """
+
+    def __init__(self, notebook: nbformat.NotebookNode, **options: Any) -> None:
+        super().__init__(notebook, **options)
+        self.stopped: set[str] = set()
+
+    def process_message(
+        self, msg: dict[str, Any], cell: nbformat.NotebookNode, cell_index: int
+    ) -> nbformat.NotebookNode | None:
+        output = super().process_message(msg, cell, cell_index)
+        if msg["msg_type"] == "stream" and STOP in tags(cell) and cell.id not in self.stopped:
+            self.stopped.add(cell.id)
+            manager: Any = self.km
+            self.stopping = asyncio.ensure_future(manager.interrupt_kernel())
+        return output
+
+    async def async_execute_cell(
+        self, cell: nbformat.NotebookNode, cell_index: int, *args: Any, **options: Any
+    ) -> nbformat.NotebookNode:
+        if RESTART in tags(cell):
+            manager: Any = self.km
+            client: Any = self.kc
+            await manager.restart_kernel()
+            await client.wait_for_ready(timeout=CELL_TIMEOUT_S)
+        return await super().async_execute_cell(cell, cell_index, *args, **options)
+
+    execute_cell = run_sync(async_execute_cell)
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    found: list[str] = cell.metadata.get("tags", [])
+    return found
 
 
 def execute(
@@ -59,7 +101,7 @@ def execute(
         "resources": {"metadata": {"path": str(folder)}},
         "on_cell_start": start,
     }
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT_S, **options)
+    client = _Reader(notebook, timeout=CELL_TIMEOUT_S, **options)
     client.execute(env=dict(env))
 
 

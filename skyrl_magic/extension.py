@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from skyrl_magic.core.ports import Backend
+    from skyrl_magic.cloud.sandboxes import ModalBackend
     from skyrl_magic.loopback.daemon import ServerAddress
     from skyrl_magic.ui.notebook import Services
 
@@ -64,19 +64,21 @@ def unload(shell: InteractiveShell) -> None:
 
 def make_services() -> Services:
     """The services over both backends, each of which is made when it is first asked for."""
+    from skyrl_magic.service.pricing import Pricing
     from skyrl_magic.service.runs import RunService
     from skyrl_magic.service.sessions import SessionService
     from skyrl_magic.ui.notebook import Services
 
-    backends: dict[str, Backend] = {}
+    backends: dict[str, ModalBackend] = {}
 
-    def backend(name: str) -> Backend:
+    def backend(name: str) -> ModalBackend:
         if name not in backends:
             _import_cloud("skyrl_magic.cloud.sandboxes")
             backends[name] = _local_backend() if name == "local" else _modal_backend()
         return backends[name]
 
-    return Services(SessionService(backend, _build_agent, _server), RunService(), auto_backend)
+    pricing = Pricing(lambda name: backend(name).rates())
+    return Services(SessionService(backend, _build_agent, _server, pricing), RunService(), auto_backend)
 
 
 def auto_backend() -> str:
@@ -105,14 +107,14 @@ def _server(backend: str) -> str:
     return f"Modal at {account_server()}"
 
 
-def _modal_backend() -> Backend:
+def _modal_backend() -> ModalBackend:
     from skyrl_magic.cloud.client import account_client
     from skyrl_magic.cloud.sandboxes import ModalBackend
 
     return ModalBackend("modal", account_client())
 
 
-def _local_backend() -> Backend:
+def _local_backend() -> ModalBackend:
     """The backend on this machine; its server is started, and started again when it has gone."""
     from skyrl_magic.cloud.client import server_client
     from skyrl_magic.cloud.sandboxes import ModalBackend

@@ -9,6 +9,7 @@ import itertools
 import selectors
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
 from skyrl_magic.agent.run import ENDED, LAUNCHED, Run
@@ -117,6 +118,8 @@ class Client:
                 protocol.VERSION, supervisor.agent_hash, supervisor.config.session, str(supervisor.workdir)
             )
         )
+        for warned in supervisor.limits.standing(time.monotonic()):
+            self.push(protocol.Notice(warned.about, warned.text))
 
     def _start_run(self, request: protocol.StartRun) -> None:
         supervisor = self._supervisor
@@ -129,7 +132,8 @@ class Client:
             return
         going_on = len(supervisor.runs.active)
         if 0 < request.max_runs <= going_on and supervisor.runs.get(request.run_id) is None:
-            text = f"{going_on} runs go on in this session already: %skyrl_cancel ends one, and "
+            count = "1 run goes" if going_on == 1 else f"{going_on} runs go"
+            text = f"{count} on in this session already: %skyrl_cancel ends one, and "
             text += f"%config SkyRLMagic.max_runs allows more than {request.max_runs}"
             self.push(protocol.Failed(request.request, "busy", text))
             return
@@ -183,9 +187,18 @@ class Client:
             timeout_s = float(request.idle_timeout_s)
             if not timeout_s > 0:
                 raise ValueError(f"an idle timeout of {timeout_s:g} s cannot be")
-            self._supervisor.idle_timeout_s = timeout_s
+            self._supervisor.idle.timeout_s = timeout_s
+        limits = self._supervisor.limits
+        if request.usd_per_hour is not None:
+            limits.spending.set_price(float(request.usd_per_hour))
+        if request.max_usd is not None:
+            try:
+                limits.set_budget(float(request.max_usd), time.monotonic())
+            except ValueError as error:
+                self.push(protocol.Failed(request.request, "budget", str(error)))
+                return
         self.push(protocol.Done(request.request))
 
     def _stop(self, request: protocol.StopSession) -> None:
         self.push(protocol.Done(request.request))
-        self._supervisor.stop("%skyrl_stop ended it")
+        self._supervisor.stop(f"%skyrl_stop by {request.by} ended it" if request.by else "%skyrl_stop ended it")

@@ -26,6 +26,15 @@ class Config:
     idle_timeout_s: float = 600.0
     timeout_s: float = 0.0
     """When the backend will end the container, from its start; 0 where it is not known."""
+    max_usd: float = 0.0
+    """The budget that ends the session; 0 for none."""
+    usd_per_hour: float = 0.0
+    """What the container costs for being there: GPU, and the CPU and memory that were asked for; 0 where not known."""
+    usd_per_core_hour: float = 0.0
+    usd_per_gib_hour: float = 0.0
+    """What use beyond :attr:`cores` and :attr:`memory_gib` costs; 0 where it is not to be measured."""
+    cores: float = 0.0
+    memory_gib: float = 0.0
     keep_runs_days: float = 14.0
     keep_runs_gb: float = 2.0
     """How long the runs' logs are kept on the volume, and how much of them in all."""

@@ -20,6 +20,7 @@ from skyrl_magic.core import protocol
 OFF, STARTING, READY = "off", "starting", "ready"
 #: Where the relay's sockets and logs lie, below the agent's state; short, as a socket's path has at most 107 bytes.
 FOLDER = "py"
+RELAY_LOG = "relay.log"
 
 
 class Asker(Protocol):
@@ -68,6 +69,8 @@ class KernelHost:
         self.events: Optional[RunEvents] = None
         self.state = OFF
         self.uv = ""
+        self.busy = False
+        """It does something that is no run's: a widget's callback."""
         self._pid = 0
         self._control: Optional[socket.socket] = None
         self._channel: Optional[Channel] = None
@@ -80,16 +83,21 @@ class KernelHost:
         self._generation = 0
         self._when_ready: List[Tuple[Asker, int]] = []
 
+    @property
+    def pid(self) -> int:
+        """The root of the kernel's processes; 0 without a kernel."""
+        return self._pid
+
     def conflict(self, uv: str) -> str:
-        """A line where the kernel that runs is another one than a cell with ``uv`` asks for."""
-        if self.state == OFF or uv == self.uv:
+        """A line where the kernel that runs is another one than a cell with ``uv`` asks for; without, any will do."""
+        if self.state == OFF or uv in ("", self.uv):
             return ""
         there = f"--uv {self.uv!r}" if self.uv else "the cluster's Python"
         return f"the Python kernel runs in {there}: leave --uv out, or %skyrl_restart with it (its variables go)"
 
     def execute(self, request: protocol.ExecuteRun, uv: str) -> None:
         """Execute a run's cell; a kernel is started where there is none."""
-        self._ensure(uv)
+        self._ensure(uv or self.uv)
         self._runs.append(request.run_id)
         if self._lost:
             note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
@@ -166,7 +174,7 @@ class KernelHost:
         arguments = kernel_start.to_arguments(theirs.fileno(), folder, paths)
         command = kernel_start.relay_command(python or "python3", uv, arguments)
         try:
-            self._pid = kernel_start.fork_relay(command, workdir, theirs, folder / "relay.log")
+            self._pid = kernel_start.fork_relay(command, workdir, theirs, folder / RELAY_LOG)
         finally:
             theirs.close()
         self._control = ours
@@ -177,8 +185,8 @@ class KernelHost:
             self._channel.send(message)
 
     def _take(self, message: protocol.Message) -> None:
-        if isinstance(message, (protocol.ExecuteStarted, protocol.ExecuteEnded)):
-            self._heard_of_run(message)
+        if isinstance(message, (protocol.ExecuteStarted, protocol.ExecuteEnded, protocol.KernelBusy)):
+            self._heard_of_work(message)
         elif isinstance(message, protocol.KernelReply):
             client, number = self._askers.pop(message.request, (None, 0))
             if client is not None:
@@ -195,8 +203,10 @@ class KernelHost:
         elif isinstance(message, protocol.RelayFailed):
             self._detail, self._failed = message.detail, True
 
-    def _heard_of_run(self, message: protocol.Message) -> None:
-        if isinstance(message, protocol.ExecuteStarted) and self.events is not None:
+    def _heard_of_work(self, message: protocol.Message) -> None:
+        if isinstance(message, protocol.KernelBusy):
+            self.busy = message.busy
+        elif isinstance(message, protocol.ExecuteStarted) and self.events is not None:
             self.events.started(message.run_id)
         elif isinstance(message, protocol.ExecuteEnded):
             self._ended(message.run_id, message, "")
@@ -213,13 +223,18 @@ class KernelHost:
         control, self._control = self._control, None
         if control is None:
             return
-        self._failed = False
+        self._failed = self.busy = False
         if channel is not None:
             channel.close()
         control.close()
         detail = self._detail or "the Python kernel's relay ended"
+        if self.state == STARTING and not self._detail:
+            words = kernel_start.last_words(self._folder / str(self._generation) / RELAY_LOG)
+            detail = f"{'uv run' if self.uv else 'the Python kernel'} could not start: {words}" if words else detail
         if self.state == READY:
             self._lost = detail
+        else:
+            self.uv = ""  # it was of no use
         self.state = OFF
         for run_id in list(self._runs):
             self._ended(run_id, None, detail)

@@ -212,7 +212,10 @@ class Relay:
     def _take_iopub(self, message: Message, parent: str) -> None:
         run, kind = self._runs.get(parent), message["msg_type"]
         if kind == "status":
-            if message["content"]["execution_state"] == "idle":
+            idle = message["content"]["execution_state"] == "idle"
+            if parent in self._comms:  # a widget's callback: nobody else says that the kernel works on that
+                self._supervisor.send(protocol.KernelBusy(not idle))
+            if idle:
                 self._idle_after(run, parent, message)
         elif kind == "execute_input" and run is not None:
             run.executing = True

@@ -19,11 +19,14 @@ from typing import Dict, List, Optional
 from skyrl_magic.agent import boot, commits, paths, procs, reserve
 from skyrl_magic.agent.archive import Archiver
 from skyrl_magic.agent.baseline import begin_baseline
+from skyrl_magic.agent.cgroup import Cgroup
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.endings import Endings
+from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
-from skyrl_magic.agent.ray_start import RayStart
+from skyrl_magic.agent.limits import Limits, duration_text
+from skyrl_magic.agent.ray_start import STARTING, RayStart
 from skyrl_magic.agent.run import ENDED, RUNNING, Run
 from skyrl_magic.agent.runs import RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
@@ -41,20 +44,14 @@ TIMEOUT_SLACK_S = 60.0
 SPARE_DELAY_S = 0.02
 SPARE_AFTER_END_S = 0.004
 _SPARE_RETRY_S = 5.0
+#: The longest sleep, in seconds; a selector takes no endless one.
+_LOOK_S = 3600.0
 
 
 def log(line: str) -> None:
     """One line to the sandbox's own output."""
     sys.stderr.write(f"skyrl_magic: {line}\n")
     sys.stderr.flush()
-
-
-def duration_text(duration_s: float) -> str:
-    """``90 s``, ``10 min`` or ``4 h``."""
-    for unit, size_s in (("h", 3600), ("min", 60)):
-        if duration_s and duration_s % size_s == 0:
-            return f"{duration_s / size_s:g} {unit}"
-    return f"{duration_s:g} s"
 
 
 class Supervisor:
@@ -70,7 +67,7 @@ class Supervisor:
         self._began = time.monotonic()
         self.config = config
         self.agent_hash = agent_hash
-        self.idle_timeout_s = config.idle_timeout_s
+        self.limits = Limits(config, self._began)
         self.workdir = boot.working_directory(config)
         self.clients: List[Client] = []
         self.ray = ray
@@ -80,10 +77,12 @@ class Supervisor:
             self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
         )
         self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request, self.kernel)
+        self.idle = Idle(self._selector, config.idle_timeout_s, lambda: self.kernel.pid, time.monotonic)
+        self._cgroup = Cgroup()
+        self._oom_kills = self._cgroup.oom_kills()
         self.archiver = Archiver(config, lambda: self.runs.all, self._commit)
         self.endings = Endings(self.runs.send_signal)
         self.boot_seconds = 0.0
-        self._last_asked = self._began
         self._next_commit = self._began
         self._next_shim = self._began
         self._stopping = False
@@ -109,12 +108,13 @@ class Supervisor:
 
     def asked(self) -> None:
         """Somebody used the session: the idle time begins again."""
-        self._last_asked = time.monotonic()
+        self.idle.use()
 
-    @property
-    def idle_s(self) -> float:
-        """Seconds since anything ran or was asked for."""
-        return 0.0 if self.runs.active else time.monotonic() - self._last_asked
+    def tell(self, about: str, text: str) -> None:
+        """One line to everybody who is attached, and to the sandbox's own output."""
+        log(text)
+        for client in list(self.clients):
+            client.push(protocol.Notice(about, text))
 
     def stop(self, reason: str) -> None:
         """End the session: SIGTERM to the runs, SIGKILL after :data:`STOP_GRACE_S`, then flush, commit and exit.
@@ -126,7 +126,7 @@ class Supervisor:
             return
         self._stopping = True
         self._end_reason = reason
-        self._kill_at = time.monotonic() + STOP_GRACE_S
+        self._kill_at = time.monotonic() + self.limits.grace_s(STOP_GRACE_S)
         log(f"{protocol.SESSION_ENDS}{reason}")  # clients read it there when the container is gone
         self.runs.end(reason)
 
@@ -137,6 +137,7 @@ class Supervisor:
 
     def status(self, request: int = 0) -> protocol.Status:
         """The session's state as a frame."""
+        now, limits = time.monotonic(), self.limits
         return protocol.Status(
             request,
             ray=self.ray.state,
@@ -144,10 +145,15 @@ class Supervisor:
             ray_detail=self.ray.detail,
             boot_seconds=self.boot_seconds,
             active_runs=[run.run_id for run in self.runs.active],
-            idle_s=self.idle_s,
-            idle_timeout_s=self.idle_timeout_s,
+            idle_s=0.0 if self.runs.active else self.idle.idle_s,
+            idle_timeout_s=self.idle.timeout_s,
             clients=sum(client.greeted for client in self.clients),
             kernel=self.kernel.state,
+            busy_with=self.idle.busy_with,
+            timeout_in_s=limits.timeout_in_s(now),
+            usd_per_hour=limits.spending.usd_per_hour,
+            spent_usd=limits.spending.spent_usd(now),
+            max_usd=limits.max_usd,
         )
 
     def gone(self, client: Client) -> None:
@@ -195,13 +201,13 @@ class Supervisor:
         now = time.monotonic()
         dispatch(self._selector, max(self._next_deadline() - now, 0.0))
         now = time.monotonic()
-        if self.runs.active:
-            if now >= self._next_commit and not self.committer.busy:
-                self._next_commit = now + commits.INTERVAL_S
-                if not self.archiver.begin(lambda _: self._commit()):
-                    self._commit()
-        elif now - self._last_asked >= self.idle_timeout_s and not self._stopping:
-            self.stop(f"nothing ran for {duration_text(self.idle_timeout_s)} (--idle-timeout)")
+        if self.runs.active and now >= self._next_commit and not self.committer.busy:
+            self._next_commit = now + commits.INTERVAL_S
+            if not self.archiver.begin(lambda _: self._commit()):
+                self._commit()
+            self._look_for_kills()
+        if not self._stopping:
+            self._keep_limits(now)
         if not self.runs.has_spare and now >= self._spare_due_at and not self._stopping:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
@@ -213,11 +219,33 @@ class Supervisor:
             for run in self.runs.active:
                 self.runs.send_signal(run, signal.SIGKILL)
 
+    def _keep_limits(self, now: float) -> None:
+        """Say what comes, and end the session when a limit is reached, or nobody needs it any more."""
+        self.limits.spending.sample(now)
+        for warned in self.limits.news(now):
+            self.tell(warned.about, warned.text)
+        self.idle.turn(needed=bool(self.runs.active) or self.kernel.busy or self.ray.state == STARTING)
+        reason = self.limits.reason(now)
+        if not reason and self.idle.over:
+            reason = f"nothing ran for {duration_text(self.idle.timeout_s)} (--idle-timeout)"
+        if reason:
+            self.stop(reason)
+
+    def _look_for_kills(self) -> None:
+        """Say that the kernel has killed processes for want of memory: their own end says SIGKILL and nothing more."""
+        kills = self._cgroup.oom_kills()
+        if kills > self._oom_kills:
+            self._oom_kills = kills
+            self.tell(f"memory {kills}", f"{protocol.OUT_OF_MEMORY}: the kernel killed a process of the session")
+
     def _next_deadline(self) -> float:
-        deadlines = [self._next_commit if self.runs.active else self._last_asked + self.idle_timeout_s]
-        if not self.runs.has_spare and not self._stopping:
-            deadlines.append(self._spare_due_at)
-        deadlines.append(self.archiver.next_at)
+        deadlines = [time.monotonic() + _LOOK_S, self.archiver.next_at]
+        if self.runs.active:
+            deadlines.append(self._next_commit)
+        if not self._stopping:
+            deadlines += [self.idle.next_at, self.limits.next_at(time.monotonic())]
+            if not self.runs.has_spare:
+                deadlines.append(self._spare_due_at)
         if self.endings.due_at is not None:
             deadlines.append(self.endings.due_at)
         if self._kill_at is not None:
@@ -241,7 +269,7 @@ class Supervisor:
         for pid, status in procs.reap():
             if self.ray.reaped(pid, status):
                 self._ray_settled()
-            elif not self.kernel.reaped(pid) and not self.archiver.reaped(pid):
+            elif not (self.kernel.reaped(pid) or self.idle.reaped(pid) or self.archiver.reaped(pid)):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
     def _ray_settled(self) -> None:
@@ -252,6 +280,8 @@ class Supervisor:
 
     def _run_changed(self, run: Run) -> None:
         self.asked()
+        if run.state == ENDED and run.exit_code:
+            self._look_for_kills()
         now = time.monotonic()
         self._next_shim = now + (SPARE_DELAY_S if run.state == RUNNING else SPARE_AFTER_END_S)
         if run.state == RUNNING:

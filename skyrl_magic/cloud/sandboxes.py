@@ -186,6 +186,13 @@ class ModalBackend:
         """A volume, read without a container."""
         return ModalVolume(name, self.client, self._ensure)
 
+    def rates(self) -> Mapping[str, float]:
+        """The account's own prices by Modal's names for them (``core.prices``), in US dollars a unit and hour."""
+        self._ensure()
+        with mapped("the account's rates"):
+            found = modal.Workspace.from_context(client=self.client).billing.rates()
+            return {name: float(usd) for name, usd in found.items()}
+
     def _app(self, name: str) -> modal.App:
         if name not in self._apps:
             with mapped(f"app {name}"):

@@ -52,6 +52,8 @@ class Given:
     backend: str | None = None
     session: str | None = None
     idle_timeout_s: int | None = None
+    max_usd: float | None = None
+    usd_per_hour: float | None = None
     env: tuple[tuple[str, str], ...] | None = None
     workdir: str | None = None
     out: str | None = None
@@ -120,6 +122,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
     Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
     Option("--idle-timeout", "idle_timeout_s", LIVE, "end it when idle for so long", _DURATION, values.duration_s),
+    Option("--max-usd", "max_usd", LIVE, "end it when it has cost so much (docs/cost.md)", "USD", values.usd),
+    Option("--usd-per-hour", "usd_per_hour", LIVE, "count with this price, not with Modal's", "USD", values.usd),
     Option("--env", "env", RUN, "environment variable (repeats)", "NAME=VALUE", values.env_pair, repeats=True),
     Option("--workdir", "workdir", RUN, "folder to run in, relative to the checkout", "PATH"),
     Option("--out", "out", RUN, "capture stdout in this variable, not shown", "VAR", values.variable_name),
@@ -255,7 +259,7 @@ def option_line(given: Given) -> str:
 
 
 def _write(option: Option, value: Any) -> str:
-    if option.field in LIMITS:
+    if option.field in DURATIONS:
         return values.duration_text(value)
     separator = "=" if option.repeats else ","
     return separator.join(value) if isinstance(value, tuple) else str(value)
@@ -270,7 +274,7 @@ def spec_text(field: str, tag: str | None) -> str:
     """A field's value in the tags of a session (``core.spec``) as its flag takes it."""
     if tag is None:
         return NONE if field in ("repo", "secrets") else "default"
-    return values.duration_text(int(tag)) if field in LIMITS else tag
+    return values.duration_text(int(tag)) if field in DURATIONS else tag
 
 
 def setting(name: str, value: object) -> tuple[str, Any]:
@@ -308,7 +312,7 @@ def help_text(magic: str, summary: str, *, scopes: Iterable[str] = ALL_SCOPES) -
 def merge(*layers: Given) -> Given:
     """Combine layers, the strongest first: the first word on each field counts, limits take the smallest.
 
-    Timeouts are limits: a project file that says 1 h holds against a flag that says 2 h.
+    Timeouts and budgets are limits: a project file that says 1 h holds against a flag that says 2 h.
     """
     combined: dict[str, Any] = {}
     for field in dataclasses.fields(Given):
@@ -318,5 +322,6 @@ def merge(*layers: Given) -> Given:
     return Given(**combined)
 
 
+DURATIONS = frozenset({"timeout_s", "idle_timeout_s"})
 #: Fields that several layers bound together.
-LIMITS = frozenset({"timeout_s", "idle_timeout_s"})
+LIMITS = DURATIONS | {"max_usd"}

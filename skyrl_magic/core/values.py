@@ -15,6 +15,8 @@ MIN_CORES, MAX_CORES = 0.125, 256
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 4 * 1024 * 1024
 #: No variable is larger than the memory of those.
 MAX_SIZE_BYTES = MAX_MEMORY_MIB * 2**20
+#: A budget or a price below this is a slip.
+MIN_USD, MAX_USD = 1e-6, 1e6
 # Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
 _DURATION = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
@@ -93,6 +95,17 @@ def cpu_cores(flag: str, text: str) -> float:
     if not MIN_CORES <= cores <= MAX_CORES:
         raise OptionError(f"{flag} {text}: give cores from {MIN_CORES} to {MAX_CORES}, as in 4 or 0.5")
     return cores
+
+
+def usd(flag: str, text: str) -> float:
+    """``5``, ``0.25`` or ``$12.50`` as US dollars."""
+    try:
+        amount = float(text.strip().removeprefix("$"))
+    except ValueError:
+        amount = 0.0
+    if not MIN_USD <= amount <= MAX_USD:
+        raise OptionError(f"{flag} {text}: give US dollars from {MIN_USD:g} up, as in 5 or 0.25")
+    return amount
 
 
 def object_name(flag: str, text: str) -> str:

@@ -48,6 +48,10 @@ class Channel:
         on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None,
         revive: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.gone = threading.Event()
+        """The session cannot be reached any more; :attr:`lost` says why."""
+        self.on_notice: Callable[[protocol.Notice], None] = lambda _: None
+        """Hears what everybody should be shown once; in the reader's thread."""
         self.revive = revive
         self._connect = connect
         self._on_kernel_message = on_kernel_message
@@ -319,6 +323,9 @@ class Channel:
             self._greeted(message)
         elif isinstance(message, protocol.KernelMessage):
             self._on_kernel_message(checked_message(message))
+        elif isinstance(message, protocol.Notice):
+            self.on_notice(message)
+            self._pending.tell(message)
         elif isinstance(message, protocol.Status) and number == 0:
             self._on_status(message)
         elif number:
@@ -347,6 +354,7 @@ class Channel:
             self._connected.set()
         self._health.leave()
         self._welcomed.put(error)
+        self.gone.set()
 
     def _leave(self) -> None:
         self._connected.set()

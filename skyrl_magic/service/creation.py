@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import queue
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, RunStopped
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
+from skyrl_magic.core.prices import Price
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
+from skyrl_magic.service.pricing import Pricing
 from skyrl_magic.service.session import TICK_S, Progress, Session
 from skyrl_magic.service.session_request import SessionRequest, owner, owner_tags
 from skyrl_magic.service.sync import CheckoutSync
@@ -27,9 +30,11 @@ class Creation:
     Args:
         build_agent: writes the agent's zipapp and returns its path.
         pool: where the backend is asked; the one who waits can be interrupted.
+        pricing: says what a session costs, for its supervisor to count with.
     """
 
-    def __init__(self, build_agent: Callable[[], Path], pool: Executor) -> None:
+    def __init__(self, build_agent: Callable[[], Path], pool: Executor, pricing: Pricing) -> None:
+        self._pricing = pricing
         self._build_agent = build_agent
         self._pool = pool
 
@@ -67,7 +72,7 @@ class Creation:
     def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
         spec, name = request.spec, request.place[2]
         tags = spec.to_tags() | owner_tags() | {"session": name, "started_at": f"{time.time():.0f}"}
-        config = _supervisor_config(request)
+        config = _supervisor_config(request, self._pricing.of(spec, request.usd_per_hour))
         wanted = SandboxRequest(
             name=name,
             spec=spec,
@@ -113,11 +118,14 @@ def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upl
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def _supervisor_config(request: SessionRequest) -> str:
+def _supervisor_config(request: SessionRequest, price: Price | None) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
     spec = request.spec
+    prices = {} if price is None else {**dataclasses.asdict(price)}
+    prices.pop("source", None)
     return json.dumps(
         {
+            **prices,
             "session": request.place[2],
             "about": {"app": spec.app, "owner": owner(), "backend": spec.backend, "gpu": str(spec.gpu)},
             "state_dir": contract.STATE_DIR,
@@ -128,6 +136,7 @@ def _supervisor_config(request: SessionRequest) -> str:
             "manifest_path": contract.MANIFEST_PATH,
             "timeout_s": spec.timeout_s,
             "idle_timeout_s": request.idle_timeout_s,
+            "max_usd": request.max_usd or 0.0,
             "keep_runs_days": request.keep.days,
             "keep_runs_gb": request.keep.gb,
             "ray": spec.ray,

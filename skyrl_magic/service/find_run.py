@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
@@ -14,26 +14,35 @@ from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
 
 Found = tuple[Session, protocol.RunSummary]
+#: Picks a run of a session's, or none of them.
+Choose = Callable[[Sequence[protocol.RunSummary]], protocol.RunSummary | None]
+#: ``RunSummary.state`` of a run that is over.
+ENDED = "ended"
 
 
-def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> Found:
+def find_run(sessions: SessionService, request: SessionRequest, run_id: str, *, going_on_first: bool = False) -> Found:
     """A run and its session, which stays open.
 
     Args:
         sessions: joins sessions that run; none is started, and those without the run are left again.
         request: what a cell without options asks for; that session is asked first, then all of the owner's.
         run_id: the run's id; empty for the last run of the owner's sessions, first of those of the same checkout.
+        going_on_first: without an id, a run that goes on is meant before one that has ended.
 
     Raises:
         UnknownRun: there is no such run where it was looked for. SessionError, BackendError: one cannot ask.
     """
     places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     if not run_id:
-        return _last_run(sessions, request, places)
+        return _last_run(sessions, request, places, going_on_first=going_on_first)
     silent = []
     for place in sorted(places, key=lambda place: place != request.place):
         try:
-            found = _run_of(sessions, _request_for(request, place), run_id)
+            found = _run_of(
+                sessions,
+                _request_for(request, place),
+                lambda runs: next((run for run in runs if run.run_id == run_id), None),
+            )
         except SessionError:
             silent.append(place[2])
         else:
@@ -43,20 +52,26 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str) -> 
     raise UnknownRun(f"no run {run_id} is known here: a log ends with its session; %skyrl_sessions shows yours{also}")
 
 
-def _last_run(sessions: SessionService, request: SessionRequest, places: Iterable[Place]) -> Found:
+def _last_run(
+    sessions: SessionService, request: SessionRequest, places: Iterable[Place], *, going_on_first: bool
+) -> Found:
     """A kernel that was restarted does not know in which sessions its notebook ran something."""
+
+    def rank(run: protocol.RunSummary) -> tuple[bool, float]:
+        return going_on_first and run.state != ENDED, run.started_at
+
     candidates: list[Found] = []
     opened: list[Session] = []
     for place in places:
         was_open = sessions.get(*place) is not None
         with contextlib.suppress(SessionError):
-            found = _run_of(sessions, _request_for(request, place), "")
+            found = _run_of(sessions, _request_for(request, place), lambda runs: max(runs, key=rank, default=None))
             if found is not None:
                 candidates.append(found)
                 opened += [] if was_open else [found[0]]
     if not candidates:
         raise UnknownRun("this notebook has run nothing yet, nor has a session of yours: %skyrl_sessions shows them")
-    session, run = max(candidates, key=lambda found: (found[0].spec.repo == request.spec.repo, found[1].started_at))
+    session, run = max(candidates, key=lambda found: (found[0].spec.repo == request.spec.repo, rank(found[1])))
     for other in opened:
         if other is not session:
             sessions.leave(other)
@@ -70,15 +85,14 @@ def _request_for(request: SessionRequest, place: Place) -> SessionRequest:
     return dataclasses.replace(request, spec=spec, name=name, asked=frozenset())
 
 
-def _run_of(sessions: SessionService, request: SessionRequest, run_id: str) -> Found | None:
+def _run_of(sessions: SessionService, request: SessionRequest, choose: Choose) -> Found | None:
     was_open = sessions.get(request.spec.backend, request.spec.app, request.name or "") is not None
     session = sessions.join(request)
     if session is None:
         return None
     run = None
     try:
-        # Without an id the last one.
-        run = next((run for run in reversed(logs.all_runs(session)) if run_id in ("", run.run_id)), None)
+        run = choose(logs.all_runs(session))
     finally:
         if run is None and not was_open:
             sessions.leave(session)

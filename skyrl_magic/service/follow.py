@@ -34,7 +34,7 @@ class Sink(Protocol):
         ...
 
     def feed(self, event: protocol.Message) -> None:
-        """Take an Output or a Gap."""
+        """Take an Output or a Gap; or a Notice, for the session may have something to show to who shows anything."""
         ...
 
     def tick(self) -> None:
@@ -149,6 +149,8 @@ class Follower:
             self._sink.note(_BROKEN if event.broken else _BACK)
         elif isinstance(event, (protocol.Output, protocol.Gap)):
             self._take_output(event)
+        elif isinstance(event, protocol.Notice):
+            self._sink.feed(event)
         self._note_seen()
 
     def _take_output(self, event: protocol.Output | protocol.Gap) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from skyrl_magic.core import contract, protocol
@@ -24,7 +24,12 @@ TICK_S = 0.5
 #: How the error begins that says why a container has ended.
 ENDED = "the container has ended: "
 #: What the exit codes of a container mean that its backend ended. Modal has 124 and 137; a process has -9.
-_CODES = {124: "its --timeout was over", 137: "it was killed (exit code 137)", -9: "it was killed (SIGKILL)"}
+_CODES = {
+    124: "its --timeout was over",
+    137: "it was killed (exit code 137): its memory was full, or somebody ended it from outside",
+    -9: "it was killed (SIGKILL)",
+}
+_KILLED = (137, -9)
 
 
 def end_reason(code: int, output: str) -> str:
@@ -34,6 +39,8 @@ def end_reason(code: int, output: str) -> str:
         before, found, reason = line.partition(protocol.SESSION_ENDS)
         if found and before.strip() == "skyrl_magic:":
             return reason
+        if line.startswith(f"skyrl_magic: {protocol.OUT_OF_MEMORY}") and code in _KILLED:
+            return f"{protocol.OUT_OF_MEMORY} (exit code {code})"
     return _CODES.get(code) or f"exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
@@ -77,6 +84,9 @@ class Session:
         self.on_kernel_message: Callable[[protocol.KernelMessage], None] = lambda _: None
         """Hears what the Python kernel sends outside of a run that is followed; in the channel's thread."""
         self.channel = Channel(self._attach, self._hear, timing, self._hear_kernel, sandbox.revive)
+        self.channel.on_notice = self._hear_notice
+        self._notices: dict[str, str] = {}
+        self._noticed: set[str] = set()
 
     def _attach(self) -> ByteStream:
         command = [*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR]
@@ -103,6 +113,19 @@ class Session:
 
     def _hear_kernel(self, message: protocol.KernelMessage) -> None:
         self.on_kernel_message(message)
+
+    def _hear_notice(self, notice: protocol.Notice) -> None:
+        with self._ray:
+            if notice.about not in self._noticed:
+                self._notices[notice.about] = notice.text
+
+    def take_notices(self) -> Sequence[str]:
+        """What the user should be shown now, each once in this process."""
+        with self._ray:
+            texts = list(self._notices.values())
+            self._noticed |= self._notices.keys()
+            self._notices.clear()
+        return texts
 
     def open(self) -> None:
         """Open the channel.
@@ -131,6 +154,19 @@ class Session:
         self.channel.patiently(
             lambda: self.channel.request(lambda n: protocol.Configure(n, idle_timeout_s), protocol.Done)
         )
+
+    def set_budget(self, max_usd: float | None, usd_per_hour: float | None) -> None:
+        """Change budget and price of the running container; None leaves one as it is.
+
+        Raises:
+            SessionError: it is spent already, or the session does not answer.
+        """
+        self.channel.patiently(
+            lambda: self.channel.request(
+                lambda n: protocol.Configure(n, max_usd=max_usd, usd_per_hour=usd_per_hour), protocol.Done
+            )
+        )
+        self._hear(self.ask_status())
 
     def wait_for_ray(self, progress: Progress) -> protocol.Status:
         """Wait while Ray is starting; returns at once without Ray. Raises SessionLost."""

@@ -38,7 +38,12 @@ class SessionInfo:
     """It is the idle timeout that comes first: any use puts it off."""
     repo: str
     state: str
-    """``idle 42 s``, ``2 runs``, or :data:`SILENT`."""
+    """``idle 42 s``, ``2 runs``, what goes on without a run, or :data:`SILENT`."""
+    ends_spent: bool = False
+    """It is the budget that comes first, at the present use."""
+    usd_per_hour: float = 0.0
+    """0 where no price is known."""
+    spent_usd: float = 0.0
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -76,9 +81,8 @@ def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status 
     """A row from the container's tags and what its agent said; None where it said nothing."""
     timeout_s = int(tags.get("timeout_s", "0") or 0)
     age_s = max(0.0, time.time() - float(tags.get("started_at", "0") or 0))
-    ends_in_s = max(0.0, timeout_s - age_s)
-    idle_left_s = None if status is None or status.active_runs else max(0.0, status.idle_timeout_s - status.idle_s)
-    ends_idle = idle_left_s is not None and idle_left_s < ends_in_s
+    ends = _ends(status, max(0.0, timeout_s - age_s))
+    first = min(ends, key=ends.__getitem__)
     return SessionInfo(
         name=tags.get("session", "?"),
         backend=backend,
@@ -86,13 +90,32 @@ def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status 
         gpu=tags.get("gpu", "?"),
         age_s=age_s,
         timeout_s=timeout_s,
-        ends_in_s=idle_left_s if idle_left_s is not None and ends_idle else ends_in_s,
-        ends_idle=ends_idle,
+        ends_in_s=ends[first],
+        ends_idle=first == "idle",
         repo=tags.get("repo", ""),
         state=SILENT if status is None else _state(status),
+        ends_spent=first == "budget",
+        usd_per_hour=0.0 if status is None else status.usd_per_hour,
+        spent_usd=0.0 if status is None else status.spent_usd,
     )
+
+
+def _ends(status: protocol.Status | None, timeout_in_s: float) -> dict[str, float]:
+    """What will end the session, and in how many seconds; by the container's own clock where it says so."""
+    ends = {"timeout": timeout_in_s}
+    if status is None:
+        return ends
+    if status.timeout_in_s:
+        ends["timeout"] = status.timeout_in_s
+    if not status.active_runs:
+        ends["idle"] = max(0.0, status.idle_timeout_s - status.idle_s)
+    if status.max_usd and status.usd_per_hour:
+        ends["budget"] = max(0.0, (status.max_usd - status.spent_usd) / status.usd_per_hour * 3600)
+    return ends
 
 
 def _state(status: protocol.Status) -> str:
     runs = len(status.active_runs)
-    return f"{runs} run{'s' * (runs > 1)}" if runs else f"idle {status.idle_s:.0f} s"
+    if runs:
+        return f"{runs} run{'s' * (runs > 1)}"
+    return status.busy_with or f"idle {status.idle_s:.0f} s"

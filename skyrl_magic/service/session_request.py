@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
@@ -29,6 +31,10 @@ class SessionRequest:
     """The fields of the spec in which a running session of the name must agree; None for all of them."""
     keep: KeepRuns = DEFAULT_KEEP
     """What stays of its runs on the volume."""
+    max_usd: float | None = None
+    """The budget that ends it."""
+    usd_per_hour: float | None = None
+    """What an hour costs, where the user says so."""
 
     @property
     def place(self) -> Place:
@@ -49,6 +55,12 @@ def owner() -> str:
     except (KeyError, OSError):
         user = "user"
     return f"{user}@{socket.gethostname()}"
+
+
+def asker() -> str:
+    """Who asks something of a session that others use too: the owner and, under Jupyter Server, the notebook's name."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).name
+    return f"{owner()} ({notebook})" if notebook else owner()
 
 
 def owner_tags() -> dict[str, str]:

@@ -14,12 +14,24 @@ from skyrl_magic.core.ports import Backend, Sandbox, Volume
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.patience import wait_for
+from skyrl_magic.service.pricing import Pricing
 from skyrl_magic.service.session import ENDED, Progress, Session
 from skyrl_magic.service.session_info import SessionInfo, ask_status, session_info, tags_of
-from skyrl_magic.service.session_request import Place, SessionRequest, bring_checkout, check_spec, owner, owner_tags
+from skyrl_magic.service.session_request import (
+    Place,
+    SessionRequest,
+    asker,
+    bring_checkout,
+    check_spec,
+    owner,
+    owner_tags,
+)
 
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
+#: How long a session that was asked to stop may take before its container is ended under it, in seconds: its runs get
+#: 3 s, and its last commit 10 s (``agent.supervisor``).
+STOP_TIMEOUT_S = 15.0
 
 T = TypeVar("T")
 
@@ -31,17 +43,23 @@ class SessionService:
         backend: gives the backend of a name. Raises BackendError.
         build_agent: writes the agent's zipapp and returns its path.
         server: says in a few words who answers for a backend, for who waits for it.
+        pricing: says what a session costs.
     """
 
     def __init__(
-        self, backend: Callable[[str], Backend], build_agent: Callable[[], Path], server: Callable[[str], str] = str
+        self,
+        backend: Callable[[str], Backend],
+        build_agent: Callable[[], Path],
+        server: Callable[[str], str] = str,
+        pricing: Pricing | None = None,
     ) -> None:
+        self.pricing = pricing or Pricing()
         self._server = server
         self._backend = backend
         self._sessions: dict[Place, Session] = {}
         self._used: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="skyrl-create")
-        self._creation = Creation(build_agent, self._pool)
+        self._creation = Creation(build_agent, self._pool, self.pricing)
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -186,7 +204,8 @@ class SessionService:
         try:
             if session.channel.welcome.session == "":
                 session.open()
-            session.channel.request(protocol.StopSession, protocol.Done, timeout_s=15.0)
+            session.channel.request(lambda n: protocol.StopSession(n, asker()), protocol.Done, timeout_s=15.0)
+            session.channel.gone.wait(STOP_TIMEOUT_S)  # it ends by itself, with its last commit
         except SessionError:
             pass  # it does not answer, or has gone: the container is ended all the same
         session.close()

@@ -35,6 +35,8 @@ class Resolved:
     spec: SessionSpec
     checkout: Checkout | None
     idle_timeout_s: int
+    max_usd: float | None = None
+    usd_per_hour: float | None = None
     notes: tuple[str, ...] = ()
     keep: KeepRuns = DEFAULT_KEEP
     """What stays of runs on the volume."""
@@ -99,17 +101,18 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
     project = project_settings(folder)
     given = merge(line, config, project, environment_settings())
     bounds = (
-        ("--timeout", line.timeout_s, given.timeout_s),
-        ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s),
+        ("--timeout", line.timeout_s, given.timeout_s, " s"),
+        ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s, " s"),
+        ("--max-usd", line.max_usd, given.max_usd, ""),
     )
     notes = [
-        f"{flag} {asked_s} is bounded to {bound_s} s by your settings"
-        for flag, asked_s, bound_s in bounds
-        if asked_s and bound_s and bound_s < asked_s
+        f"{flag} {asked:g} is bounded to {bound:g}{unit} by your settings"
+        for flag, asked, bound, unit in bounds
+        if asked and bound and bound < asked
     ]
     checkout = _checkout(given.repo, folder)
     if checkout is None and given.repo is None:
-        notes.append(f"no SkyRL checkout from {folder} upwards: the cell runs without one (--repo PATH names one)")
+        notes.append("no SkyRL checkout from this folder upwards: the cell runs without one (--repo PATH names one)")
     backend = given.backend or "auto"
     if backend == "auto":
         backend = auto_backend()
@@ -127,7 +130,16 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         repo=str(checkout.root) if checkout else "",
     )
     idle_timeout_s = given.idle_timeout_s or spec.DEFAULT_IDLE_TIMEOUT_S
-    return Resolved(resolved, checkout, idle_timeout_s, tuple(notes), _keep(given), config.session or project.session)
+    return Resolved(
+        resolved,
+        checkout,
+        idle_timeout_s,
+        given.max_usd,
+        given.usd_per_hour,
+        tuple(notes),
+        _keep(given),
+        config.session or project.session,
+    )
 
 
 def _keep(given: Given) -> KeepRuns:

@@ -50,15 +50,15 @@ def _from(flag: str, text: str) -> str:
 
 
 _HELP = Option("--help", "help", HELP, "this text", short="-h")
-_ATTACH = (Option("--from", "start", RUN, "where to begin", _START, _from), _HELP)
-_CANCEL = (Option("--session", "session", RUN, "all of this session", "NAME", values.object_name), _HELP)
+ATTACH_OPTIONS = (Option("--from", "start", RUN, "where to begin", _START, _from), _HELP)
+CANCEL_OPTIONS = (Option("--session", "session", RUN, "all of this session", "NAME", values.object_name), _HELP)
 #: The runs of a line: a word that is no option, or ``-1``.
 _RUN_WORD = re.compile(r"(?:-[0-9]+|[^-\s]\S*)")
 
 
 def read_attach(line: str) -> Attach:
     """Read the line of ``%skyrl_attach``. Raises OptionError."""
-    runs, found = read_runs(line, _ATTACH)
+    runs, found = read_runs(line, ATTACH_OPTIONS)
     if len(runs) > 1:
         raise OptionError(f"%skyrl_attach takes one run, and {runs[1]!r} is a second one")
     return Attach(runs[0] if runs else "", "start" in found, bool(found.get("help")))
@@ -66,7 +66,7 @@ def read_attach(line: str) -> Attach:
 
 def read_cancel(line: str) -> Cancel:
     """Read the line of ``%skyrl_cancel``. Raises OptionError."""
-    runs, found = read_runs(line, _CANCEL)
+    runs, found = read_runs(line, CANCEL_OPTIONS)
     cancel = Cancel(runs, found.get("session"), bool(found.get("help")))
     if not cancel.help and bool(runs) == (cancel.session is not None):
         raise OptionError("name the runs to stop, or --session NAME for all of one: %skyrl_runs lists them")

@@ -70,6 +70,9 @@ class CellSink:
             self._display.feed(event)
             if self._also is not None:
                 self._also.feed(event)
+        elif isinstance(event, protocol.Notice) and self._session is not None:
+            for text in self._session.take_notices():
+                note(text)
 
     def tick(self) -> None:
         """Show what is due."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +14,11 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
+    UnknownRun,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
+from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
 from skyrl_magic.service.checkout import (
@@ -24,16 +28,18 @@ from skyrl_magic.service.checkout import (
     fullest_folders,
     largest_folders,
 )
-from skyrl_magic.service.find_run import Found, find_run
+from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
 from skyrl_magic.service.run_list import known_runs
 from skyrl_magic.service.run_log import RunLog
+from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
+from skyrl_magic.ui.cost import check_budget, rows_of, set_live
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
@@ -42,10 +48,10 @@ from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_fo
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
-from skyrl_magic.ui.run_cells import ENDED, RunCells
+from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.runs import RunsAsked, runs_table
-from skyrl_magic.ui.tables import Table, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, size_text
 from skyrl_magic.ui.variables import Variables
 
 
@@ -86,13 +92,14 @@ class Cells:
             ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
             ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
             ("volume", f"{spec.volume} at /root/data"),
-            ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
+            ("checkout", f"{os.path.relpath(spec.repo, folder)} (from here) at /root/SkyRL" if spec.repo else "none"),
             ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
             ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
             ("app", spec.app),
             ("secrets", ", ".join(spec.secrets) or "none"),
             ("timeout", f"{spec.timeout_s} s"),
             ("idle timeout", f"{request.idle_timeout_s} s"),
+            *rows_of(request, self._services.sessions.pricing),
             ("ray", "yes" if spec.ray else "no"),
             ("command", command.strip()),
         ]
@@ -162,12 +169,15 @@ class Cells:
         )
 
     def _find_run(self, text: str, config: Given, folder: Path) -> Found:
-        """The run of this name; empty for the last one."""
-        run_id = text or self.notebook.last_run or ""
-        session = self.notebook.runs.get(run_id)
+        """The run that is named so; without a name the newest that goes on, else the last."""
+        known = [*reversed(self.notebook.runs)]
+        with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+            text = resolve_run(text, known) if text else text
+        session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
-            return session, summary(session, run_id)
-        return find_run(self._services.sessions, self._reached(config, folder)[0], run_id)
+            return session, summary(session, text)
+        request, _ = self._reached(config, folder)
+        return find_run(self._services.sessions, request, text, going_on_first=True)
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         """What a cell without options asks for; its backend is connected to."""
@@ -254,18 +264,22 @@ class Cells:
         name = given.session or (None if given.has_spec() else resolved.session)
         stays = not given.has_spec() and config == self.notebook.config
         if current is not None and stays and name in (None, current.name):
-            return replace(current, idle_timeout_s=given.idle_timeout_s or current.idle_timeout_s), resolved
+            idle_timeout_s = resolved.idle_timeout_s if given.idle_timeout_s else current.idle_timeout_s
+            max_usd = resolved.max_usd if given.max_usd else current.max_usd
+            price = given.usd_per_hour or current.usd_per_hour
+            return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
         request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
-        return replace(request, keep=resolved.keep), resolved
+        max_usd, price, keep = resolved.max_usd, resolved.usd_per_hour, resolved.keep
+        return replace(request, max_usd=max_usd, usd_per_hour=price, keep=keep), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session, made current, and the line that was shown where it was started now."""
         request, resolved = self._request(given, config, folder)
         sessions = self._services.sessions
         before = self.notebook.current
-        for text in resolved.notes:
-            if self.notebook.once(text):
-                note(text)
+        notes = [*resolved.notes, *check_budget(request, sessions.pricing)]
+        for text in filter(self.notebook.once, notes):
+            note(text)
         progress = CellProgress()
         lost = sessions.why_lost(request)
         line = ""
@@ -273,7 +287,7 @@ class Cells:
             session, created = sessions.ensure(request, progress)
             status = session.wait_for_ray(progress)
             if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
-                line = _ready_line(session, status)
+                line = _ready_line(session, status, sessions.pricing.known(session.spec, request.usd_per_hour))
         except RunStopped:
             raise
         except KeyboardInterrupt:
@@ -286,14 +300,15 @@ class Cells:
             self._notes_of_new(session, lost)
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
             self._note_runs(session)
-        said_idle = given.idle_timeout_s or (config.idle_timeout_s if config != self.notebook.config else None)
-        if said_idle is not None and not created:
-            session.set_idle_timeout(float(request.idle_timeout_s))
+        if not created:
+            set_live(session, request, given, config if config != self.notebook.config else None)
+        for text in session.take_notices():
+            note(text)
         session.on_kernel_message = lambda message: self._outputs.hear(session, message)
         checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
         self.notebook.config = config
-        self.notebook.current = SessionRequest(
-            session.spec, checkout, request.idle_timeout_s, session.name, frozenset()
+        self.notebook.current = replace(
+            request, spec=session.spec, checkout=checkout, name=session.name, asked=frozenset()
         )
         others = [name for name in sessions.open_names() if name != session.name]
         if others and (before is None or before.name != session.name):
@@ -312,8 +327,9 @@ class Cells:
         """Say that the notebook's own checkout is not what its cells run with."""
         there = session.spec.repo
         if there != repo:
-            mine = f", and edits in {repo} are not sent there: choose another --session NAME for them" if repo else ""
-            text = f"session {session.name} has {f'the checkout {there}' if there else 'no checkout'}{mine}"
+            here = f"edits in {checkout_text(repo, there)} are not sent there: choose another --session NAME for them"
+            has = f"the checkout {checkout_text(there, repo)}" if there else "no checkout"
+            text = f"session {session.name} has {has}" + (f", and {here}" if repo else "")
             if self.notebook.once(text):
                 note(text)
 
@@ -343,12 +359,13 @@ class Cells:
             note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
-def _ready_line(session: Session, status: protocol.Status) -> str:
+def _ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
     ray = ""
     if status.ray == "failed":
         ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
     elif status.ray == "starting":
         ray = "; Ray is still starting: runs wait for it"
-    checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
+    checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
-    return f"session {session.name}: {gpu}, volume {session.spec.volume}{checkout}{ray}"
+    cost = "" if price is None else f", {price}"
+    return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"

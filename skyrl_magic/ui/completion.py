@@ -8,13 +8,26 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from skyrl_magic.core import contract, gpus
 from skyrl_magic.core.options import BACKENDS, OPTIONS, START_SCOPES, TRAVEL_SCOPES, Option, split_words
 
 _MAGIC = re.compile(r"\s*(?P<escape>%%?)(?P<name>skyrl_\w+)[ \t]+(?P<line>.*)", re.DOTALL)
 
-_Names = Callable[[], Sequence[str]]
+
+class Known(Protocol):
+    """What completion asks of the notebook; it must be quick, as it answers a key press."""
+
+    def session_names(self) -> Sequence[str]:
+        """The names of the sessions that are known here."""
+        ...
+
+    def run_ids(self) -> Sequence[str]:
+        """The ids of this notebook's runs, the newest first."""
+        ...
+
+
 _Found = tuple[str, Iterable[str]]
 
 
@@ -26,14 +39,14 @@ class Completions:
     texts: tuple[str, ...]
 
 
-def complete(cell: str, line_number: int, column: int, names: _Names) -> Completions | None:
+def complete(cell: str, line_number: int, column: int, known: Known) -> Completions | None:
     """What fits at the cursor, or None where the line is none of ours or its options are over.
 
     Args:
         cell: the whole cell, as a notebook sends it, or the line that is typed in a terminal.
         line_number: the cursor's line, from 0.
         column: the cursor's place in that line, from 0.
-        names: gives the names of sessions; called where one can stand.
+        known: asked where a session or a run can stand.
     """
     lines = cell.split("\n")
     match = _MAGIC.fullmatch(lines[line_number][:column])
@@ -44,8 +57,8 @@ def complete(cell: str, line_number: int, column: int, names: _Names) -> Complet
     if before and (match["escape"] == "%%" or before[0].startswith("%%")):
         return None
     words, fragment = _split(match["line"])
-    known = _MAGICS.get(match["name"])
-    candidates = None if known is None else known(words, fragment, names)
+    magic = _MAGICS.get(match["name"])
+    candidates = None if magic is None else magic(words, fragment, known)
     if candidates is None:
         return None
     fragment, texts = candidates
@@ -61,7 +74,7 @@ def _split(text: str) -> tuple[list[str], str]:
     return words, ""
 
 
-def _after_options(options: Iterable[Option], words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+def _after_options(options: Iterable[Option], words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     """Flags that can still be given, or the values of the flag before the cursor."""
     options = list(options)
     by_flag = {name: option for option in options for name in (option.flag, option.short) if name}
@@ -78,25 +91,28 @@ def _after_options(options: Iterable[Option], words: Sequence[str], fragment: st
         given.add(option.field)
         waiting = option if option.metavar is not None and not equals else None
     if waiting is not None:
-        return fragment, _values(waiting, fragment, names)
+        return fragment, _values(waiting, fragment, known)
     flag, equals, value = fragment.partition("=")
     if equals and flag in by_flag:
-        return value, _values(by_flag[flag], value, names)
+        return value, _values(by_flag[flag], value, known)
     if fragment and not fragment.startswith("-"):
         return None
     return fragment, [option.flag for option in options if option.repeats or option.field not in given]
 
 
-def _values(option: Option, fragment: str, names: _Names) -> Iterable[str]:
+def _values(option: Option, fragment: str, known: Known) -> Iterable[str]:
     if option.field == "gpu":
         return _gpus(fragment)
     if option.field == "session":
-        return names()
+        return known.session_names()
     if option.field == "repo":
         return (gpus.NONE, *_folders(fragment))
-    if option.field == "state":
-        return (option.metavar or "").split("|")
-    return {"backend": BACKENDS, "image": (contract.IMAGE_OLD_LAYOUT, contract.IMAGE_NEW_LAYOUT)}.get(option.field, ())
+    return {
+        "backend": BACKENDS,
+        "start": ("start",),
+        "state": (option.metavar or "").split("|"),
+        "image": (contract.IMAGE_OLD_LAYOUT, contract.IMAGE_NEW_LAYOUT),
+    }.get(option.field, ())
 
 
 def _gpus(fragment: str) -> Iterable[str]:
@@ -119,39 +135,60 @@ def _folders(fragment: str) -> Iterator[str]:
             yield f"{head}{name}/"
 
 
-def _run(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
-    return _after_options(OPTIONS, words, fragment, names)
+def _run(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    return _after_options(OPTIONS, words, fragment, known)
 
 
-def _start(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
-    return _after_options([o for o in OPTIONS if o.scope in START_SCOPES], words, fragment, names)
+def _start(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    return _after_options([o for o in OPTIONS if o.scope in START_SCOPES], words, fragment, known)
 
 
-def _stop(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+def _stop(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     if "--all" in words:
         return None
-    return fragment, [*(name for name in names() if name not in words), *(() if words else ("--all",))]
+    return fragment, [*(name for name in known.session_names() if name not in words), *(() if words else ("--all",))]
 
 
-def _logs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+def _logs(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     from skyrl_magic.ui.logs import LOG_OPTIONS
 
-    run_id = bool(words) and re.fullmatch(r"-[0-9]+|[^-].*", words[0]) is not None
-    return _after_options(LOG_OPTIONS, words[1:] if run_id else words, fragment, names)
+    return _run_and_options(LOG_OPTIONS, words, fragment, known)
 
 
-def _runs(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+def _runs(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     from skyrl_magic.ui.runs import RUNS_OPTIONS
 
-    return _after_options(RUNS_OPTIONS, words, fragment, names)
+    return _after_options(RUNS_OPTIONS, words, fragment, known)
 
 
-def _travel(words: Sequence[str], fragment: str, names: _Names) -> _Found | None:
+def _attach(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    from skyrl_magic.ui.attach import ATTACH_OPTIONS
+
+    return _run_and_options(ATTACH_OPTIONS, words, fragment, known)
+
+
+def _cancel(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    from skyrl_magic.ui.attach import CANCEL_OPTIONS
+
+    if any(word.startswith("-") for word in words) or fragment.startswith("-"):
+        return _after_options(CANCEL_OPTIONS, words, fragment, known)
+    return fragment, [*(run for run in known.run_ids() if run not in words), *(() if words else ("--session",))]
+
+
+def _run_and_options(options: Iterable[Option], words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    """A run comes first, where there is one."""
+    if not words and not fragment.startswith("-"):
+        return fragment, [*known.run_ids(), *(option.flag for option in options)]
+    has_run = bool(words) and re.fullmatch(r"-[0-9]+|[^-].*", words[0]) is not None
+    return _after_options(options, words[1:] if has_run else words, fragment, known)
+
+
+def _travel(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     options = [o for o in OPTIONS if o.scope in TRAVEL_SCOPES]
-    return _after_options(options, list(itertools.dropwhile(lambda w: not w.startswith("-"), words)), fragment, names)
+    return _after_options(options, list(itertools.dropwhile(lambda w: not w.startswith("-"), words)), fragment, known)
 
 
-_MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
+_MAGICS: dict[str, Callable[[Sequence[str], str, Known], _Found | None]] = {
     "skyrl_modal": _run,
     "skyrl_python": _run,
     "skyrl_start": _start,
@@ -161,4 +198,6 @@ _MAGICS: dict[str, Callable[[Sequence[str], str, _Names], _Found | None]] = {
     "skyrl_stop": _stop,
     "skyrl_logs": _logs,
     "skyrl_runs": _runs,
+    "skyrl_attach": _attach,
+    "skyrl_cancel": _cancel,
 }

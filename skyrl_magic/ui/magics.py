@@ -73,6 +73,10 @@ class SkyRLMagic(Settings):
         """The names of this notebook's sessions; asks nobody."""
         return [] if self._cells is None else self._cells.session_names()
 
+    def run_ids(self) -> list[str]:
+        """The ids of this notebook's runs, the newest first; asks nobody."""
+        return [] if self._cells is None else [*reversed(self._cells.notebook.runs)]
+
     def current_given(self) -> Given:
         """The notebook's defaults."""
         return self.given()

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext
     from IPython.core.interactiveshell import InteractiveShell
 
+    from skyrl_magic.ui.completion import Known
+
 _IDENTIFIER = "skyrl_magic.options"
 
 
-class SessionNames(Protocol):
-    """What completion asks of the magics; it must be quick, as it answers a key press."""
-
-    def session_names(self) -> list[str]:
-        """The names of the sessions that are known here."""
-        ...
-
-
-def register(shell: InteractiveShell, magics: SessionNames) -> None:
+def register(shell: InteractiveShell, magics: Known) -> None:
     """Complete the lines of ``magics`` in ``shell``."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
@@ -27,7 +21,7 @@ def register(shell: InteractiveShell, magics: SessionNames) -> None:
     def complete_options(context: CompletionContext) -> dict[str, Any]:
         from skyrl_magic.ui.completion import complete  # at the first key press, not at `%load_ext`
 
-        found = complete(context.full_text, context.cursor_line, context.cursor_position, magics.session_names)
+        found = complete(context.full_text, context.cursor_line, context.cursor_position, magics)
         if found is None:
             return {"completions": []}
         return {
@@ -41,7 +35,7 @@ def register(shell: InteractiveShell, magics: SessionNames) -> None:
     shell.Completer.custom_matchers.append(complete_options)
 
 
-def unregister(shell: InteractiveShell, magics: SessionNames) -> None:
+def unregister(shell: InteractiveShell, magics: Known) -> None:
     """Undo :func:`register`."""
     del magics  # a shell has one set of our magics
     matchers = shell.Completer.custom_matchers

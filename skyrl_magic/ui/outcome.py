@@ -37,7 +37,7 @@ class Outcome:
     value: Any = None
     """What a line magic returns."""
     error: SkyRLMagicError | None = None
-    result: RunResult | None = None
+    result: RunResult | None = field(default=None, compare=False)
     """How the run ended; None where the cell did not see that."""
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
-from skyrl_magic.service.find_run import Found
+from skyrl_magic.service.find_run import ENDED, Found
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
@@ -28,8 +28,6 @@ from skyrl_magic.ui.variables import Variables
 _START_TRIES = 2
 #: How long a run's end may take to be known here, in seconds: it is committed first.
 _MARGIN_S = 5.0
-#: ``RunSummary.state`` of a run that is over.
-ENDED = "ended"
 T = TypeVar("T")
 GetSession = Callable[[], Session]
 

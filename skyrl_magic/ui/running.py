@@ -9,9 +9,10 @@ from skyrl_magic.core.options import unknown_flag
 from skyrl_magic.service.session_info import SessionInfo
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
+from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
-from skyrl_magic.ui.tables import Table, duration_text
+from skyrl_magic.ui.tables import Table, checkout_text, duration_text
 
 ALL = "--all"
 
@@ -36,6 +37,7 @@ class Running:
         self.reach(here[0])
         found = [info for backend in self._sessions.backends(here[0]) for info in self._listed(backend, here)]
         elsewhere = any(info.app != here[1] for info in found)
+        money, spent = money_columns(found)
         rows = [
             (
                 ("* " if info.place == here else "") + info.name,
@@ -44,12 +46,14 @@ class Running:
                 info.gpu,
                 info.state,
                 duration_text(info.age_s),
-                duration_text(info.ends_in_s) + " if idle" * info.ends_idle,
-                info.repo or "none",
+                duration_text(info.ends_in_s) + " if idle" * info.ends_idle + " (budget)" * info.ends_spent,
+                *usd,
+                checkout_text(info.repo, *(other.repo for other in found)),
             )
-            for info in found
+            for info, usd in zip(found, spent, strict=True)
         ]
-        columns = ("session", *(("app",) if elsewhere else ()), "backend", "GPU", "state", "age", "ends in", "checkout")
+        app = ("app",) if elsewhere else ()
+        columns = ("session", *app, "backend", "GPU", "state", "age", "ends in", *money, "checkout")
         return Table(columns, rows, empty=f"no sessions run on the {here[0]} backend")
 
     def stop(self, names: Sequence[str], request: Callable[[], SessionRequest]) -> Sequence[Place]:

@@ -6,6 +6,7 @@ import html
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 _MINUTE_S, _HOUR_MIN, _KILO = 60, 60, 1000
 
@@ -49,6 +50,21 @@ class Table:
             for row in self.rows
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def checkout_text(path: str, *others: str) -> str:
+    """A checkout as a notebook shows it: by the end of its path alone, as saved notebooks travel to other machines.
+
+    Args:
+        path: of the checkout; empty for none.
+        others: paths that it must not be mistaken for.
+    """
+    parts = PurePath(path).parts
+    for count in range(1, len(parts)):
+        text = "/".join(parts[-count:])
+        if not any(other != path and f"/{other}".endswith(f"/{text}") for other in others):
+            return text
+    return path or "none"
 
 
 def duration_text(seconds: float) -> str:

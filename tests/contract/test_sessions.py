@@ -17,7 +17,7 @@ from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, SessionLost
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.runs import RunService, new_run_id
-from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.session_request import SessionRequest, asker
 from skyrl_magic.service.sessions import SessionService
 from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec
 
@@ -94,7 +94,7 @@ def test_stop_ends_the_container_and_commits(
         _service(backend, agent_path).stop(backend.name, request_none.spec.app, session.name)
         # The agent reports how the run ended before it leaves, unless the container is gone first.
         error = followed.exception(60)
-        assert isinstance(error, SessionLost) or followed.result().reason == "%skyrl_stop ended it"
+        assert isinstance(error, SessionLost) or followed.result().reason == f"%skyrl_stop by {asker()} ended it"
     assert session.sandbox.poll() is not None
     volume = modal.Volume.from_name(request_none.spec.volume, client=backend.client)
     assert b"".join(volume.read_file(mark)) == f"{mark}\n".encode()

@@ -112,6 +112,14 @@ class RelayReady(Message):
     """The relay runs a kernel."""
 
 
+@frame(106)
+@dataclasses.dataclass(frozen=True)
+class KernelBusy(Message):
+    """The kernel works, or has stopped to, on something that is no run's and no request's: a widget's callback."""
+
+    busy: bool = False
+
+
 @frame(104)
 @dataclasses.dataclass(frozen=True)
 class RelayFailed(Message):

@@ -9,6 +9,8 @@ from skyrl_magic.core.protocol.codec import VERSION, Message, frame
 
 #: In the line of the main process's own output that says why the session ends; the reason follows.
 SESSION_ENDS = "the session ends: "
+#: How a line of it begins that says that processes were killed because the container's memory was full.
+OUT_OF_MEMORY = "out of memory"
 
 
 @frame(1)
@@ -73,6 +75,10 @@ class Configure(Message):
 
     request: int = 0
     idle_timeout_s: Optional[float] = None
+    max_usd: Optional[float] = None
+    """The budget that ends it."""
+    usd_per_hour: Optional[float] = None
+    """What an hour costs, counted from the session's start."""
 
 
 @frame(13)
@@ -101,6 +107,28 @@ class Status(Message):
     clients: int = 0
     kernel: str = "off"
     """The Python kernel: ``off``, ``starting`` or ``ready``."""
+    busy_with: str = ""
+    """What goes on without a run, and so keeps the session from being idle: the GPU, Ray, the Python kernel."""
+    timeout_in_s: float = 0.0
+    """Until the session ends itself because its timeout is near; 0 where it has none."""
+    usd_per_hour: float = 0.0
+    """What an hour costs at the present use; 0 where no price is known."""
+    spent_usd: float = 0.0
+    """Since its start."""
+    max_usd: float = 0.0
+    """The budget; 0 for none."""
+
+
+@frame(90)
+@dataclasses.dataclass(frozen=True)
+class Notice(Message):
+    """One line that everybody who is attached, or comes later, should be shown once.
+
+    ``about`` is the same for the same warning, whose words change as time passes.
+    """
+
+    about: str = ""
+    text: str = ""
 
 
 @frame(14)
@@ -109,3 +137,5 @@ class StopSession(Message):
     """End the container: runs are stopped, journals flushed, the volume committed. Answered by :class:`Done` first."""
 
     request: int = 0
+    by: str = ""
+    """Who asks, for the others who are attached."""

@@ -15,6 +15,15 @@ from skyrl_magic.loopback.objects import DEFAULT_ENVIRONMENT, Environment
 #: Image builder version whose ``Image.from_registry`` needs no build step (the client's newer ones split layers).
 IMAGE_BUILDER_VERSION = "2025.06"
 WORKSPACE_NAME = "loopback"
+_GPUS = ("t4", "l4", "a10g", "l40s", "a100_40gb", "a100_80gb", "rtx_pro_6000", "h100", "h200", "b200")
+#: Modal's names for prices, in US dollars a unit and hour.
+_RATES = (
+    "cpu_hour_cost",
+    "cpu_hour_cost_sandbox",
+    "mem_gib_hour_cost",
+    "mem_gib_hour_cost_sandbox",
+    *(f"gpu_hour_cost_{name}" for name in _GPUS),
+)
 
 
 def _metadata(environment: Environment) -> api_pb2.EnvironmentMetadata:
@@ -55,6 +64,16 @@ class EnvironmentCalls(Calls):
     async def WorkspaceNameLookup(self, request: Empty) -> api_pb2.WorkspaceNameLookupResponse:  # noqa: ARG002
         """The name of the one workspace."""
         return api_pb2.WorkspaceNameLookupResponse(workspace_name=WORKSPACE_NAME, username=WORKSPACE_NAME)
+
+    @unary
+    @partly("every price is 0.")
+    async def WorkspaceBillingRates(
+        self,
+        request: api_pb2.WorkspaceBillingRatesRequest,  # noqa: ARG002
+    ) -> api_pb2.WorkspaceBillingRatesResponse:
+        """What sandboxes cost here."""
+        rates = dict.fromkeys(_RATES, "0")
+        return api_pb2.WorkspaceBillingRatesResponse(rates=rates, formatted="Everything is free here.")
 
     @unary
     async def WorkspaceSettings(self, request: Empty) -> api_pb2.WorkspaceSettingsResponse:  # noqa: ARG002

@@ -41,6 +41,8 @@ VALID: dict[str, tuple[str, object]] = {
     "--backend": ("local", "local"),
     "--session": ("mine", "mine"),
     "--idle-timeout": ("90s", 90),
+    "--max-usd": ("$2.50", 2.5),
+    "--usd-per-hour": ("0.8", 0.8),
     "--env": ("A=b", (("A", "b"),)),
     "--workdir": ("examples", "examples"),
     "--python": ("", True),
@@ -53,6 +55,7 @@ VALID: dict[str, tuple[str, object]] = {
     "--output": ("c", ("c",)),
     "--pickle": ("", True),
     "--max-bytes": ("1GiB", 2**30),
+    "--bg": ("", True),
     "--dry-run": ("", True),
     "--help": ("", True),
 }
@@ -113,7 +116,7 @@ def test_a_missing_value_says_what_it_is(flag: str) -> None:
         ("--gpus L4", "unknown option --gpus; did you mean --gpu?"),
         ("--noray", "unknown option --noray; did you mean --no-ray?"),
         ("--idle_timeout 5", "unknown option --idle_timeout; did you mean --idle-timeout?"),
-        ("--bg x", "unknown option --bg; -h lists the options"),
+        ("--bgg x", "unknown option --bgg; did you mean --bg?"),
         ("--zzzzzz", "unknown option --zzzzzz; -h lists the options"),
         ("--timeou 5", "unknown option --timeou; did you mean --timeout?"),
         ("--detach x", "unknown option --detach"),
@@ -247,6 +250,8 @@ everything = st.builds(
     backend=st.none() | st.sampled_from(["auto", "local"]),
     session=st.none() | st.just("mine"),
     idle_timeout_s=st.none() | st.integers(1, 86400),
+    max_usd=st.none() | st.floats(0.01, 1e6),
+    usd_per_hour=st.none() | st.floats(0.01, 1e6),
     env=st.none() | st.lists(st.tuples(st.just("A"), texts), min_size=1).map(tuple),
     workdir=st.none() | texts,
     out=st.none() | st.just("x"),
@@ -350,7 +355,7 @@ def test_layers_can_be_merged_in_steps(one: Given, two: Given, three: Given) -> 
 
 
 def test_limits() -> None:
-    assert {"timeout_s", "idle_timeout_s"} == LIMITS
+    assert {"timeout_s", "idle_timeout_s", "max_usd"} == LIMITS
 
 
 @pytest.mark.parametrize("flag", VALID)

@@ -25,7 +25,7 @@ from skyrl_magic.core.ports import ByteStream, SandboxRequest
 from skyrl_magic.service import session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
-from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.session_request import SessionRequest, asker, owner
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import Lost
 from tests.unit.service.conftest import Recorder, World, sandbox_of
@@ -342,10 +342,13 @@ def test_stop_ends_runs_and_container(world: World) -> None:
     marker = world.folder / "ended"
 
     def stop(_: object) -> None:
-        world.service.stop("local", "app", session.name)
+        if world.service.get("local", "app", session.name) is not None:
+            world.service.stop("local", "app", session.name)
 
-    with pytest.raises(SessionLost):
-        world.run(session, f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done", Recorder(stop))
+    cell = f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done"
+    result, _ = world.run(session, cell, Recorder(stop))
+    assert result.reason == f"%skyrl_stop by {asker()} ended it"
+    assert marker.exists()
     assert session.sandbox.poll() is not None
     assert world.service.get("local", "app", session.name) is None
     with pytest.raises(NotFound, match="there is no session"):

@@ -31,6 +31,9 @@ class Names:
     def session_names(self) -> list[str]:
         return ["l4-abc123", "mine"]
 
+    def run_ids(self) -> list[str]:
+        return ["k3f9aa", "x7x7x7"]
+
 
 @contextlib.contextmanager
 def new_shell() -> Iterator[InteractiveShell]:
@@ -121,7 +124,7 @@ def test_values(shell: InteractiveShell) -> None:
 
 @pytest.mark.parametrize("line", ["%skyrl_modal --secret |", "%skyrl_modal --env |", "%skyrl_modal --volume sky|"])
 def test_no_values_are_made_up(line: str) -> None:
-    found = complete(line[:-1], 0, len(line) - 1, Names().session_names)
+    found = complete(line[:-1], 0, len(line) - 1, Names())
     assert found is not None
     assert found.texts == ()
 
@@ -130,6 +133,16 @@ def test_sessions_to_stop(shell: InteractiveShell) -> None:
     assert completed(shell, "%skyrl_stop ") == ["%skyrl_stop l4-abc123", "%skyrl_stop mine", "%skyrl_stop --all"]
     assert completed(shell, "%skyrl_stop l4-") == ["%skyrl_stop l4-abc123"]
     assert completed(shell, "%skyrl_stop mine ") == ["%skyrl_stop mine l4-abc123"]
+
+
+def test_runs_to_read_to_go_back_to_and_to_end(shell: InteractiveShell) -> None:
+    for magic in ("logs", "attach", "cancel"):
+        assert completed(shell, f"%skyrl_{magic} ")[:2] == [f"%skyrl_{magic} k3f9aa", f"%skyrl_{magic} x7x7x7"]
+        assert completed(shell, f"%skyrl_{magic} k3") == [f"%skyrl_{magic} k3f9aa"]
+    assert completed(shell, "%skyrl_attach k3f9aa ") == ["%skyrl_attach k3f9aa --from", "%skyrl_attach k3f9aa --help"]
+    assert completed(shell, "%skyrl_attach --from ") == ["%skyrl_attach --from start"]
+    assert completed(shell, "%skyrl_cancel k3f9aa ") == ["%skyrl_cancel k3f9aa x7x7x7"]
+    assert completed(shell, "%skyrl_cancel --session m") == ["%skyrl_cancel --session mine"]
 
 
 def test_logs(shell: InteractiveShell) -> None:
@@ -172,7 +185,7 @@ def test_folders_for_repo(shell: InteractiveShell, tmp_path: Path, monkeypatch: 
 )
 def test_elsewhere_nothing_of_ours_is_offered(text: str) -> None:
     lines = text.split("\n")
-    assert complete(text, len(lines) - 1, len(lines[-1]), Names().session_names) is None
+    assert complete(text, len(lines) - 1, len(lines[-1]), Names()) is None
 
 
 def test_a_line_magic_completes_in_any_line_of_a_python_cell(shell: InteractiveShell) -> None:
@@ -213,7 +226,7 @@ def test_any_text_with_the_cursor_anywhere(text: str, data: st.DataObject) -> No
     lines = text.split("\n")
     number = data.draw(st.integers(0, len(lines) - 1))
     column = data.draw(st.integers(0, len(lines[number])))
-    found = complete(text, number, column, Names().session_names)
+    found = complete(text, number, column, Names())
     if found is not None:
         assert lines[number][:column].endswith(found.fragment)
         assert all(option.lower().startswith(found.fragment.lower()) for option in found.texts)

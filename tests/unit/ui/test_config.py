@@ -28,6 +28,8 @@ ALL = Given(
     backend="local",
     session="s",
     idle_timeout_s=90,
+    max_usd=12.5,
+    usd_per_hour=0.8,
 )
 
 
@@ -64,6 +66,8 @@ givens = st.builds(
     secrets=st.none() | st.lists(names, max_size=3).map(tuple),
     timeout_s=st.none() | st.integers(1, 86400),
     idle_timeout_s=st.none() | st.integers(1, 86400),
+    max_usd=st.none() | st.floats(0.01, 1e6),
+    usd_per_hour=st.none() | st.floats(0.01, 1e6),
     ray=st.none() | st.booleans(),
     backend=st.none() | st.sampled_from(["auto", "modal", "local"]),
     session=st.none() | names,
@@ -95,6 +99,9 @@ def test_what_is_not_said_stays() -> None:
         ("timeout", "4h", "timeout_s", 14400),
         ("timeout", 60, "timeout_s", 60),
         ("idle_timeout", "10m", "idle_timeout_s", 600),
+        ("max_usd", 5, "max_usd", 5.0),
+        ("max_usd", "$2.50", "max_usd", 2.5),
+        ("usd_per_hour", 0.8, "usd_per_hour", 0.8),
         ("ray", False, "ray", False),
         ("gpu", None, "gpu", None),
     ],
@@ -117,6 +124,9 @@ def test_values_are_read_as_on_a_line(name: str, value: object, field: str, expe
         ("timeout", "25h", "--timeout 25h"),
         ("timeout", 0, "--timeout 0"),
         ("idle_timeout", "soon", "--idle-timeout soon"),
+        ("max_usd", "much", "--max-usd much: give US dollars"),
+        ("max_usd", 0, "--max-usd 0"),
+        ("usd_per_hour", "nan", "--usd-per-hour nan"),
         ("ray", "yes", "give true or false"),
         ("backend", "aws", "auto, modal, local"),
         ("image", " ", "--image"),

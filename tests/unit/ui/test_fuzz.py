@@ -53,7 +53,15 @@ WORD = st.one_of(st.sampled_from(FLAGS), st.sampled_from(GOOD), st.sampled_from(
 FLAG_WORD = st.builds(lambda flag, value: f"{flag}={value}", st.sampled_from(FLAGS), st.sampled_from(GOOD + BAD))
 LINE = st.lists(st.one_of(WORD, FLAG_WORD), max_size=8).map(" ".join)
 BODY = st.one_of(st.sampled_from(["ls", " \n", "echo 'open", "a\0b"]), st.text(max_size=30))
-LINE_MAGICS = ["skyrl_modal", "skyrl_start", "skyrl_stop", "skyrl_sessions", "skyrl_logs"]
+LINE_MAGICS = [
+    "skyrl_modal",
+    "skyrl_start",
+    "skyrl_stop",
+    "skyrl_sessions",
+    "skyrl_logs",
+    "skyrl_attach",
+    "skyrl_cancel",
+]
 
 
 class NoContainers(ProcessBackend):
@@ -117,6 +125,8 @@ def check(bench: Bench, code: str) -> None:
 @example("skyrl_modal", " ", "--image \0 ls")
 @example("skyrl_stop", " ", "\0")
 @example("skyrl_logs", " ", "--save \0")
+@example("skyrl_attach", " ", "\0")
+@example("skyrl_cancel", " ", "-1 \0")
 @example("skyrl_modal", " ", "--workdir \0 ls")
 def test_any_line_is_answered_in_one_line(bench: Bench, magic: str, blank: str, line: str) -> None:
     check(bench, f"%{magic} {blank}{line}")

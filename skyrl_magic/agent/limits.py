@@ -1,0 +1,141 @@
+"""What bounds a session from its start: its timeout and its budget, with a word to everybody before either ends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Set
+
+from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.spending import Spending
+
+#: The session ends itself this long before its backend would kill it, in seconds, and for short timeouts this share
+#: before. Runs that do not go take 3 s, the last commit and the last frames at most 10 s, and the backend's clock began
+#: up to some seconds earlier than ours: it counts from the container's start.
+MARGIN_S = 30.0
+MARGIN_SHARE = 0.1
+#: When its end by the timeout is said, in seconds before it, and the share for short timeouts.
+WARNING_S = 300.0
+WARNING_SHARE = 0.1
+#: The share of the budget at which its end is said.
+BUDGET_WARNING_SHARE = 0.8
+_MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning that stands: what it is about, which a client hears of once, and when that began."""
+
+    about: str
+    text: str
+
+
+def duration_text(duration_s: float) -> str:
+    """``90 s``, ``10 min`` or ``4 h``."""
+    for unit, size_s in (("h", 3600), ("min", 60)):
+        if duration_s and duration_s % size_s == 0:
+            return f"{duration_s / size_s:g} {unit}"
+    return f"{duration_s:g} s"
+
+
+def about_text(duration_s: float) -> str:
+    """``45 s`` or ``5 min``, rounded."""
+    if duration_s >= 2 * _MINUTE_S:
+        return f"{duration_s / _MINUTE_S:.0f} min"
+    return f"{max(duration_s, 0.0):.0f} s"
+
+
+def usd_text(usd: float) -> str:
+    """``$5``, ``$0.25`` or ``$0.0004``: as many digits as it takes."""
+    return f"${usd:.2f}".replace(".00", "") if usd >= 0.1 else f"${usd:.2g}"  # noqa: PLR2004  (whole cents)
+
+
+class Limits:
+    """The session's timeout and budget. Times are those of :func:`time.monotonic`.
+
+    Args:
+        config: the session.
+        began: when the supervisor started.
+    """
+
+    def __init__(self, config: Config, began: float) -> None:
+        self._session = config.session
+        self._timeout_s = config.timeout_s
+        self._margin_s = min(MARGIN_S, MARGIN_SHARE * config.timeout_s)
+        self._ends_at: Optional[float] = began + config.timeout_s - self._margin_s if config.timeout_s else None
+        self.spending = Spending(config, began)
+        self.max_usd = config.max_usd
+        self._told: Set[str] = set()
+
+    def set_budget(self, max_usd: float, now: float) -> None:
+        """Change the budget of the session that runs.
+
+        Raises:
+            ValueError: it is spent already, or there is no price to count with.
+        """
+        if not max_usd > 0:
+            raise ValueError(f"a budget of {max_usd:g} cannot be")
+        spent = self.spending.spent_usd(now)
+        if spent >= max_usd:
+            raise ValueError(
+                f"session {self._session} has spent {usd_text(spent)} already: give a larger --max-usd, or end it with "
+                f"%skyrl_stop {self._session}"
+            )
+        self.max_usd = max_usd
+
+    def timeout_in_s(self, now: float) -> float:
+        """Seconds until the timeout ends it; 0 where it has none."""
+        return 0.0 if self._ends_at is None else max(self._ends_at - now, 0.0)
+
+    def grace_s(self, most_s: float) -> float:
+        """How long the runs may take to go: ``most_s``, or less where the timeout is short."""
+        return min(most_s, self._margin_s / 3) if self._ends_at is not None else most_s
+
+    def reason(self, now: float) -> str:
+        """Why the session must end now; empty where it need not."""
+        if self._ends_at is not None and now >= self._ends_at:
+            return f"its time was over (--timeout {duration_text(self._timeout_s)})"
+        if self.max_usd and self.spending.spent_usd(now) >= self.max_usd:
+            return f"its budget of {usd_text(self.max_usd)} was spent (--max-usd)"
+        return ""
+
+    def standing(self, now: float) -> List[Warned]:
+        """What everybody should know by now."""
+        found = []
+        if self._ends_at is not None and now >= self._warns_at(self._ends_at):
+            found.append(
+                Warned(
+                    "timeout",
+                    f"session {self._session} ends in {about_text(self._ends_at - now)} (--timeout "
+                    f"{duration_text(self._timeout_s)}): its runs end then; the volume is committed",
+                )
+            )
+        spent = self.spending.spent_usd(now)
+        if self.max_usd and spent >= BUDGET_WARNING_SHARE * self.max_usd:
+            left_s = self.spending.until(self.max_usd, now) - now
+            found.append(
+                Warned(
+                    f"budget {self.max_usd:g}",
+                    f"session {self._session} has spent {usd_text(spent)} of {usd_text(self.max_usd)} (--max-usd): it "
+                    f"ends in about {about_text(left_s)}, with its runs; the volume is committed",
+                )
+            )
+        return found
+
+    def news(self, now: float) -> List[Warned]:
+        """What of that has not been said yet."""
+        found = [warned for warned in self.standing(now) if warned.about not in self._told]
+        self._told |= {warned.about for warned in found}
+        return found
+
+    def next_at(self, now: float) -> float:
+        """When there is something to do next."""
+        times = [self.spending.next_at(now)]
+        if self._ends_at is not None:
+            times.append(self._ends_at if "timeout" in self._told else self._warns_at(self._ends_at))
+        if self.max_usd:
+            told = f"budget {self.max_usd:g}" in self._told
+            times.append(self.spending.until(self.max_usd * (1.0 if told else BUDGET_WARNING_SHARE), now))
+        return min(times)
+
+    def _warns_at(self, ends_at: float) -> float:
+        return ends_at - min(WARNING_S, WARNING_SHARE * self._timeout_s)

@@ -1,0 +1,121 @@
+"""What a container costs: Modal's public prices, an account's own, or what the user says.
+
+Modal bills by the second: each GPU for as long as the container lives, CPU and memory by what was asked for or what is
+used, whichever is more, and sandboxes have prices of their own for these two
+(modal.com/docs/guide/sandbox-resources). Volumes, regions and non-preemptible containers have surcharges that are not
+counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from skyrl_magic.core.gpus import NO_GPU, Gpu
+from skyrl_magic.core.spec import SessionSpec
+
+#: When the table below was taken: modal.com/pricing and what `modal billing rates` prints, which agree.
+TABLE_DATE = "2026-10"
+#: US dollars an hour for one GPU.
+GPU_USD_PER_HOUR: dict[str, float] = {
+    "T4": 0.59,
+    "L4": 0.80,
+    "A10": 1.10,
+    "L40S": 1.95,
+    "A100-40GB": 2.10,
+    "A100-80GB": 2.50,
+    "RTX-PRO-6000": 3.03,
+    "H100": 3.95,
+    "H200": 4.54,
+    "B200": 6.25,
+}
+#: US dollars an hour for a physical core (two hardware threads) and for a GiB of memory, in a sandbox.
+CORE_USD_PER_HOUR = 0.1419
+GIB_USD_PER_HOUR = 0.024
+#: What is asked for where nothing is said (modal.com/docs/guide/resources).
+DEFAULT_CORES = 0.125
+DEFAULT_MEMORY_MIB = 128
+#: Types that are billed as another one: a name without a size is the smaller one, "!" only refuses an upgrade.
+_BILLED_AS = {"A100": "A100-40GB", "H100!": "H100"}
+#: How an account's rates are named (``Workspace.billing.rates()``, compute in US dollars a unit and hour).
+_GPU_KEY, _CORE_KEY, _GIB_KEY = "gpu_hour_cost_", "cpu_hour_cost_sandbox", "mem_gib_hour_cost_sandbox"
+_ACCOUNT_NAMES = {"A10": "a10g"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Prices of one source, in US dollars an hour."""
+
+    source: str
+    """As a line says it: ``Modal's public prices of 2026-10``."""
+    gpus: Mapping[str, float]
+    core: float
+    gib: float
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a session costs, in US dollars an hour."""
+
+    source: str
+    usd_per_hour: float
+    """For being there: GPUs, and the CPU and memory that were asked for."""
+    usd_per_core_hour: float = 0.0
+    usd_per_gib_hour: float = 0.0
+    """What use beyond :attr:`cores` and :attr:`memory_gib` costs; 0 where it is not to be measured."""
+    cores: float = 0.0
+    memory_gib: float = 0.0
+
+    def __str__(self) -> str:
+        """``$0.82/h (Modal's public prices of 2026-10)``."""
+        return f"${self.usd_per_hour:.2f}/h ({self.source})"
+
+
+TABLE = Rates(f"Modal's public prices of {TABLE_DATE}", GPU_USD_PER_HOUR, CORE_USD_PER_HOUR, GIB_USD_PER_HOUR)
+
+
+def account_rates(found: Mapping[str, float]) -> Rates:
+    """An account's rates, by the names that Modal gives them; what is missing has its public price."""
+    gpus = {name: found.get(_GPU_KEY + _account_name(name), usd) for name, usd in GPU_USD_PER_HOUR.items()}
+    core, gib = found.get(_CORE_KEY, CORE_USD_PER_HOUR), found.get(_GIB_KEY, GIB_USD_PER_HOUR)
+    return Rates("this account's rates", gpus | _others(found, gpus), core, gib)
+
+
+def _account_name(gpu: str) -> str:
+    return _ACCOUNT_NAMES.get(gpu, gpu.lower().replace("-", "_"))
+
+
+def _others(found: Mapping[str, float], known: Mapping[str, float]) -> dict[str, float]:
+    """GPUs that the account has a price for and the table has not."""
+    names = {_account_name(name) for name in known}
+    keys = {key.removeprefix(_GPU_KEY): usd for key, usd in found.items() if key.startswith(_GPU_KEY)}
+    return {name.upper().replace("_", "-"): usd for name, usd in keys.items() if name not in names}
+
+
+def price_of(spec: SessionSpec, rates: Rates) -> Price | None:
+    """What a session of this spec costs by these rates; None where they do not know its GPU."""
+    usd = _gpu_usd(spec.gpu, rates)
+    if usd is None:
+        return None
+    cores = DEFAULT_CORES if spec.cpu is None else spec.cpu
+    gib = (DEFAULT_MEMORY_MIB if spec.memory_mib is None else spec.memory_mib) / 1024
+    return Price(rates.source, usd + cores * rates.core + gib * rates.gib, rates.core, rates.gib, cores, gib)
+
+
+def _gpu_usd(gpu: Gpu, rates: Rates) -> float | None:
+    if gpu == NO_GPU:
+        return 0.0
+    usd = rates.gpus.get(_BILLED_AS.get(gpu.type, gpu.type))
+    return None if usd is None else usd * gpu.count
+
+
+def said_price(usd_per_hour: float) -> Price:
+    """The price that the user says: all of it, whatever is used."""
+    return Price("your usd_per_hour", usd_per_hour)
+
+
+def usd_text(usd: float) -> str:
+    """``$5``, ``$12.40`` or ``$0.0004``: cents, and more where it takes them."""
+    if usd >= 0.1 or usd == 0:  # noqa: PLR2004  (whole cents say enough from there on)
+        return f"${usd:.2f}".removesuffix(".00")
+    return f"${usd:.2g}"

@@ -1,0 +1,76 @@
+"""What a session may cost and how long it may live, as a notebook says and shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skyrl_magic.core.options import Given
+from skyrl_magic.core.prices import Price, usd_text
+from skyrl_magic.service.pricing import LOCAL, Pricing
+from skyrl_magic.service.session import Session
+from skyrl_magic.service.session_info import SessionInfo
+from skyrl_magic.service.session_request import SessionRequest
+
+_FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
+
+
+def rows_of(request: SessionRequest, pricing: Pricing) -> Sequence[tuple[str, str]]:
+    """What ``--dry-run`` says about cost; asks nobody."""
+    price = pricing.known(request.spec, request.usd_per_hour)
+    free = request.spec.backend == LOCAL
+    unknown = "nothing (the local backend)" if free else "not known: --usd-per-hour says it"
+    budget = "none" if request.max_usd is None else usd_text(request.max_usd)
+    return [("price", unknown if price is None else price_text(price)), ("budget", budget)]
+
+
+def price_text(price: Price) -> str:
+    """``$0.82/h (Modal's public prices of 2026-10)``, with what is counted beside it."""
+    extra = ", and CPU and memory used beyond what was asked for" if price.usd_per_core_hour else ""
+    return f"{price}{extra}"
+
+
+def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
+    """See that the budget of a request can be kept; what is to be said of one that bounds nothing.
+
+    Raises:
+        OptionError: nobody knows what the session costs; nothing was started.
+    """
+    if request.max_usd is None:
+        return ()
+    pricing.require(request.spec, request.usd_per_hour)
+    free = request.spec.backend == LOCAL and request.usd_per_hour is None
+    return (_FREE,) if free else ()
+
+
+def set_live(session: Session, request: SessionRequest, said: Given, config: Given | None) -> None:
+    """Bring a session that ran already to the limits of the request.
+
+    An idle timeout is set where it was said now; a budget also where the session has none, or a larger one.
+
+    Args:
+        session: it runs.
+        request: what is asked for.
+        said: the line's options.
+        config: the notebook's settings, where they have changed since the last cell.
+
+    Raises:
+        SessionError: the budget is spent already, or the session does not answer.
+    """
+    config = config or Given()
+    if said.idle_timeout_s is not None or config.idle_timeout_s is not None:
+        session.set_idle_timeout(float(request.idle_timeout_s))
+    there = session.status
+    said_now = said.max_usd is not None or config.max_usd is not None
+    tighter = request.max_usd is not None and (not there.max_usd or request.max_usd < there.max_usd)
+    budget = request.max_usd if tighter or said_now else None
+    price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None
+    if (budget is not None and budget != there.max_usd) or price is not None:
+        session.set_budget(budget, price)
+
+
+def money_columns(found: Sequence[SessionInfo]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Columns of ``%skyrl_sessions`` about money, and each session's texts in them; none where no price is known."""
+    if not any(info.usd_per_hour for info in found):
+        return (), [()] * len(found)
+    rows = [(f"{info.usd_per_hour:.2f}", usd_text(info.spent_usd)) if info.usd_per_hour else ("", "") for info in found]
+    return ("$/h", "spent"), rows

@@ -1,0 +1,160 @@
+"""A session's timeout and budget: what is said before, and when it ends. Clocks are numbers here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from skyrl_magic.agent.cgroup import Cgroup
+from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.limits import Limits, usd_text
+from skyrl_magic.agent.spending import Spending
+
+BEGAN = 1000.0
+
+
+def config(**values: float) -> Config:
+    return Config("one", "/s", "/c", "/v", **values)  # type: ignore[arg-type]
+
+
+def texts(limits: Limits, at_s: float) -> list[str]:
+    return [warned.text for warned in limits.news(BEGAN + at_s)]
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "warns_s", "ends_s", "in_text"),
+    [(3600.0, 3270.0, 3570.0, "5 min"), (600.0, 510.0, 570.0, "60 s"), (60.0, 48.0, 54.0, "6 s")],
+)
+def test_the_timeout_is_said_before_and_ends_the_session_before_its_backend_does(
+    timeout_s: float, warns_s: float, ends_s: float, in_text: str
+) -> None:
+    limits = Limits(config(timeout_s=timeout_s), BEGAN)
+    assert limits.next_at(BEGAN) == BEGAN + warns_s
+    assert texts(limits, warns_s - 0.1) == []
+    [said] = texts(limits, warns_s)
+    assert said.startswith(f"session one ends in {in_text} (--timeout ")
+    assert said.endswith("): its runs end then; the volume is committed")
+    assert texts(limits, warns_s + 1) == []
+    assert limits.next_at(BEGAN + warns_s) == BEGAN + ends_s
+    assert limits.reason(BEGAN + ends_s - 0.1) == ""
+    assert limits.reason(BEGAN + ends_s).startswith("its time was over (--timeout ")
+    assert limits.grace_s(3.0) <= (timeout_s - ends_s) / 3
+
+
+def test_who_comes_later_hears_what_stands_in_words_of_now() -> None:
+    limits = Limits(config(timeout_s=3600.0), BEGAN)
+    limits.news(BEGAN + 3270)
+    [standing] = limits.standing(BEGAN + 3450)
+    assert (standing.about, "ends in 2 min" in standing.text) == ("timeout", True)
+
+
+def test_the_budget_is_said_at_four_fifths_and_ends_the_session() -> None:
+    limits = Limits(config(max_usd=2.0, usd_per_hour=4.0), BEGAN)  # half an hour
+    assert limits.next_at(BEGAN) == pytest.approx(BEGAN + 1440)
+    assert texts(limits, 1439) == []
+    [said] = texts(limits, 1441)
+    assert said.startswith("session one has spent $1.60 of $2 (--max-usd): it ends in about 6 min, with its runs")
+    assert limits.next_at(BEGAN + 1441) == pytest.approx(BEGAN + 1800)
+    assert limits.reason(BEGAN + 1799) == ""
+    assert limits.reason(BEGAN + 1800) == "its budget of $2 was spent (--max-usd)"
+
+
+def test_a_larger_budget_goes_on_and_is_said_again() -> None:
+    limits = Limits(config(max_usd=2.0, usd_per_hour=4.0), BEGAN)
+    assert len(texts(limits, 1500)) == 1
+    limits.set_budget(4.0, BEGAN + 1500)
+    assert limits.reason(BEGAN + 1900) == ""
+    assert texts(limits, 1900) == []
+    assert "of $4" in texts(limits, 2900)[0]
+
+
+def test_a_budget_that_is_spent_already_is_refused_with_what_to_do() -> None:
+    limits = Limits(config(usd_per_hour=4.0), BEGAN)
+    with pytest.raises(ValueError, match=r"session one has spent \$2 already: give a larger --max-usd, or end it with"):
+        limits.set_budget(1.0, BEGAN + 1800)
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="cannot be"):
+            limits.set_budget(wrong, BEGAN)
+    assert limits.max_usd == 0
+
+
+def test_another_price_counts_from_the_start() -> None:
+    limits = Limits(config(usd_per_hour=4.0, max_usd=2.0), BEGAN)
+    limits.spending.set_price(1.0)
+    assert limits.spending.spent_usd(BEGAN + 3600) == pytest.approx(1.0)
+    assert limits.reason(BEGAN + 3600) == ""
+
+
+def test_without_limits_nothing_is_due() -> None:
+    limits = Limits(config(), BEGAN)
+    assert (limits.reason(BEGAN + 1e6), texts(limits, 1e6), limits.timeout_in_s(BEGAN)) == ("", [], 0.0)
+    assert limits.grace_s(3.0) == 3.0
+
+
+@pytest.mark.parametrize(("usd", "text"), [(5, "$5"), (0.25, "$0.25"), (12.4, "$12.40"), (0.0004, "$0.0004")])
+def test_dollars(usd: float, text: str) -> None:
+    assert usd_text(usd) == text
+
+
+# --- use beyond what was asked for ------------------------------------------------------------------------------------
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def version_2(cpu_s: float, memory_gib: float, cache_gib: float = 0.0) -> dict[str, str]:
+    return {
+        "cpu.stat": f"usage_usec {cpu_s * 1e6:.0f}\nuser_usec 1\n",
+        "memory.current": f"{(memory_gib + cache_gib) * 2**30:.0f}\n",
+        "memory.stat": f"anon 1\ninactive_file {cache_gib * 2**30:.0f}\n",
+    }
+
+
+def version_1(cpu_s: float, memory_gib: float, cache_gib: float = 0.0) -> dict[str, str]:
+    return {
+        "cpuacct/cpuacct.usage": f"{cpu_s * 1e9:.0f}\n",
+        "memory/memory.usage_in_bytes": f"{(memory_gib + cache_gib) * 2**30:.0f}\n",
+        "memory/memory.stat": f"cache 1\ntotal_inactive_file {cache_gib * 2**30:.0f}\n",
+    }
+
+
+PRICES = {"usd_per_hour": 1.0, "usd_per_core_hour": 0.1, "usd_per_gib_hour": 0.02, "cores": 2.0, "memory_gib": 4.0}
+
+
+@pytest.mark.parametrize("version", [version_1, version_2])
+def test_what_is_used_beyond_what_was_asked_for_is_counted(tmp_path: Path, version: object) -> None:
+    files = version
+    write(tmp_path, files(100.0, 1.0))  # type: ignore[operator]
+    spending = Spending(config(**PRICES), BEGAN, Cgroup(tmp_path))
+    write(tmp_path, files(180.0, 14.0, 50.0))  # type: ignore[operator]  # 8 threads for 10 s are 4 cores
+    assert spending.next_at(BEGAN) == BEGAN + 10
+    spending.sample(BEGAN + 10)
+    assert spending.usd_per_hour == pytest.approx(1.0 + 2 * 0.1 + 10 * 0.02)
+    assert spending.spent_usd(BEGAN + 10) == pytest.approx(1.4 / 360)
+    assert spending.until(1.4, BEGAN + 10) == pytest.approx(BEGAN + 3600)
+
+
+def test_less_than_asked_for_costs_what_was_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, version_2(0.0, 1.0))
+    spending = Spending(config(**PRICES), BEGAN, Cgroup(tmp_path))
+    spending.sample(BEGAN + 10)
+    assert spending.usd_per_hour == 1.0
+
+
+def test_where_nothing_can_be_measured_what_was_asked_for_counts(tmp_path: Path) -> None:
+    spending = Spending(config(**PRICES), BEGAN, Cgroup(tmp_path))
+    spending.sample(BEGAN + 10)
+    assert spending.spent_usd(BEGAN + 3600) == pytest.approx(1.0)
+
+
+def test_kills_for_want_of_memory_are_read_from_either_version(tmp_path: Path) -> None:
+    assert Cgroup(tmp_path).oom_kills() == 0
+    write(tmp_path, {"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"})
+    assert Cgroup(tmp_path).oom_kills() == 2
+    write(tmp_path, {"memory.events": "low 0\noom 4\noom_kill 3\noom_group_kill 0\n"})
+    assert Cgroup(tmp_path).oom_kills() == 3
