@@ -22,6 +22,7 @@ from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.cgroup import Cgroup
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.earlier import Earlier, find_earlier
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
@@ -82,6 +83,7 @@ class Supervisor:
         self._oom_kills = self._cgroup.oom_kills()
         self.archiver = Archiver(config, lambda: self.runs.all, self._commit)
         self.endings = Endings(self.runs.send_signal)
+        self._earlier = Earlier()
         self.boot_seconds = 0.0
         self._next_commit = self._began
         self._next_shim = self._began
@@ -154,6 +156,8 @@ class Supervisor:
             usd_per_hour=limits.spending.usd_per_hour,
             spent_usd=limits.spending.spent_usd(now),
             max_usd=limits.max_usd,
+            earlier=self._earlier.reason,
+            earlier_s=self._earlier.ago_s,
         )
 
     def gone(self, client: Client) -> None:
@@ -163,6 +167,7 @@ class Supervisor:
     def _boot(self) -> None:
         config = self.config
         boot.prepare_folders(config)
+        self._earlier = find_earlier(config)
         left_out = begin_baseline(Path(config.checkout_dir), Path(config.manifest_path or os.devnull), config.state)
         if left_out:
             log(f"{left_out} entries of the checkout differ from their manifest; the client sends them again")

@@ -39,7 +39,7 @@ from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
-from skyrl_magic.ui.cost import check_budget, rows_of, set_live
+from skyrl_magic.ui.cost import check_budget, end_before, rows_of, set_live
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
@@ -297,7 +297,7 @@ class Cells:
         self._notes_of_backend(session.spec)
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
-            self._notes_of_new(session, lost)
+            self._notes_of_new(session, lost or end_before(status))
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
             self._note_runs(session)
         if not created:

@@ -29,7 +29,10 @@ _PULL_HELP = (
     "Set variables of the session's Python kernel in this notebook: all of them, or none where one cannot come."
 )
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
-_SESSIONS_HELP = "A table of your running sessions, of every app; * marks the one that a cell without options goes to."
+_SESSIONS_HELP = (
+    "A table of your running sessions, of every app; * marks the one that a cell without options goes to.\n"
+    "Where a price is known: what an hour costs in US dollars at the present use, and what was spent."
+)
 _STOP_HELP = (
     "Stop the current session, those of these names, or with --all every one of yours, of every app: runs end, the\n"
     "volume is committed, and the container is gone."
