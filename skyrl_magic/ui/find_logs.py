@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from skyrl_magic.core.errors import NotFound, SessionLost, SessionUnreachable, UnknownRun
@@ -10,6 +11,7 @@ from skyrl_magic.service.find_run import find_run
 from skyrl_magic.service.logs import summary
 from skyrl_magic.service.run_list import find_log, volume_log
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
+from skyrl_magic.service.run_names import resolve
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.display import note
@@ -32,6 +34,8 @@ def find_notebook_log(
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
     """
     run_id = text or notebook.last_run or ""
+    with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+        run_id = resolve(run_id, [*reversed(notebook.runs)])
     session = notebook.runs.get(run_id)
     if session is not None and session.channel.alive:
         try:

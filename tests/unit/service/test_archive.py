@@ -171,7 +171,10 @@ def test_small_runs_share_a_file(tmp_path: Path) -> None:
     for number in range(30):
         place = work.packed[f"run-{number}"]
         run = ArchivedRun(
-            protocol.RunSummary(f"run-{number}", "ended", ""), session, "", (place.file, place.start, tuple(place.sizes))
+            protocol.RunSummary(f"run-{number}", "ended", ""),
+            session,
+            "",
+            (place.file, place.start, tuple(place.sizes)),
         )
         with closing(VolumeLog(FolderVolume(tmp_path / "data"), run)) as log:
             assert log.read(protocol.STDOUT, 0, -1) == bytes([65 + number]) * 60_000
