@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -235,14 +234,19 @@ def as_there(run: ArchivedRun, journal: ArchivedJournal) -> protocol.RunSummary:
     return dataclasses.replace(run.summary, stdout_bytes=out, stderr_bytes=err, outputs_bytes=outputs)
 
 
-def missing_line(run: ArchivedRun, journal: ArchivedJournal, now: float | None = None) -> str:
-    """What of the run's log is not on the volume, or may not be; empty where all of it is."""
+def missing_line(run: ArchivedRun, journal: ArchivedJournal, *, dead: bool) -> str:
+    """What of the run's log is not on the volume, or may not be; empty where all of it is.
+
+    Args:
+        run: the run.
+        journal: what is there of it.
+        dead: its container is known to be gone.
+    """
     if run.summary.archive_error:
         return run.summary.archive_error
     there = [f"{journal.sizes[s]:,} of {s}" for s in protocol.STREAMS if journal.sizes[s] or s == protocol.STDOUT]
     if not run.ended:
-        lives = run.session.may_live(time.time() if now is None else now)
-        why = "the run goes on, or its container died" if lives else "the container died"
+        why = "its container died" if dead else "the run goes on, or its container died"
         return f"bytes after {' and '.join(there)} may be missing: {why} before they were committed"
     short = any(journal.sizes[s] < getattr(run.summary, f"{s}_bytes") for s in protocol.JOURNAL_STREAMS)
     return f"bytes after {' and '.join(there)} are missing on the volume" if short else ""

@@ -37,8 +37,8 @@ def archived(session: Session, run_id: str, name: str = protocol.STDOUT) -> byte
         pack, start, sizes = packed
         place = protocol.JOURNAL_FILES.index(name)
         start += sum(sizes[:place])
-        data = (session.volume / protocol.PACKS / pack).read_bytes()
-        return data[start : start + sizes[place]]
+        data: bytes = (session.volume / protocol.PACKS / pack).read_bytes()
+        return data[int(start) : int(start) + int(sizes[place])]
     folder = session.volume / protocol.ARCHIVED_RUNS / run_id
     return b"".join(path.read_bytes() for path in sorted(folder.glob(f"{name}-*")))
 
