@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -108,11 +105,11 @@ def test_the_table_and_its_filters(book: Kernel) -> None:
     assert table(book)[1][3] == "stopped SIGINT"
 
 
-def test_a_run_is_followed_until_stop_ends_that(book: Kernel) -> None:
+def test_a_run_is_followed_until_stop_ends_that(book: Kernel, loopback_server: ServerAddress) -> None:
     book.run(LONG)
     running = Running(book, "%skyrl_logs --follow --grep '[02468]$'")
     running.until_text("line 4\n")
-    os.kill(book.manager.provisioner.pid, signal.SIGINT)  # type: ignore[union-attr]
+    book.manager.interrupt_kernel()
     cell = running.end()
     assert cell.status == "error"
     run_id = table(book)[1][0]
@@ -124,7 +121,7 @@ def test_a_run_is_followed_until_stop_ends_that(book: Kernel) -> None:
 
     running = Running(book, "%skyrl_logs --follow --tail 1")
     running.until(lambda running: running.cell.out.count("\n") > 2)
-    kernel = make_kernel(book.folder, ServerAddress("", "", "", 0, Path(_state_dir(book))))
+    kernel = make_kernel(book.folder, loopback_server)
     try:
         kernel.run(f"{SETTINGS}\n%config SkyRLMagic.volume = 'runs-of-a-test'")
         kernel.run(f"%skyrl_cancel {run_id}")
@@ -147,7 +144,3 @@ def test_a_python_cell_is_shown_again_from_the_volume(book: Kernel) -> None:
     assert any(data.get("text/html") == "<b>x</b>" for data in shown)
     assert any(data.get("text/plain") == "42" for data in shown)
     assert table(book)[1][-1] == "volume"
-
-
-def _state_dir(kernel: Kernel) -> str:
-    return kernel.run("import os; print(os.environ['SKYRL_MAGIC_LOOPBACK_DIR'])").out.strip()
