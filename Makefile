@@ -1,7 +1,7 @@
 # Commands of the project; `make help` lists them. They need Python 3.10 or newer and make. Everything is installed into
 # .venv from requirements.lock, but for the Debian packages that `make apt` names.
 .DEFAULT_GOAL := help
-.PHONY: help install apt apt-demo apt-test path demo lab checkout test bench lock clean
+.PHONY: help install apt apt-demo apt-test path demo lab checkout test bench faults lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
@@ -80,6 +80,9 @@ test: checkout apt-test ## linters, types, architecture and the whole test suite
 
 bench: path .venv/installed apt-demo ## measure side by side with %%bash and raw execs; writes bench/RESULTS.md
 	@$(PY) -m bench $(ARGS)
+
+faults: path .venv/installed apt-demo ## break connections and processes, as often as bench/RELIABILITY.md says; writes it
+	@$(PY) -m bench.reliability $(ARGS)
 
 clean: ## remove .venv and build/, with the local volumes of the lessons
 	@for state in build/demo-state build/lab-state; do \

@@ -30,8 +30,9 @@ CHECKS = {
 }
 #: One Ray start at a time: two on two cores time out. The rest runs in parallel.
 TESTS = {
-    "tests": (*PYTEST, "-n", "2", "-m", "not (serial or ray or browser or live)"),
-    "tests, one at a time": (*PYTEST, "-m", "serial and not (ray or browser or live)"),
+    "tests": (*PYTEST, "-n", "2", "-m", "not (serial or faults or ray or browser or live)"),
+    "tests, one at a time": (*PYTEST, "-m", "serial and not (faults or ray or browser or live)"),
+    "faults, a few times each": (*PYTEST, "-m", "faults and not ray"),
     "tests with Ray": (*PYTEST, "-m", "ray and not (browser or live)"),
     "tests in a browser": (*PYTEST, "-m", "browser and not live"),
 }

@@ -3,8 +3,8 @@
 The supervisor forks it, without a new Python, and ahead of time: a cell must not wait for a fork. It outlives every
 client. Its run ends when bash has exited **and** both pipes are at their end, as for any pipeline: a child in the
 background that still holds them keeps the run alive (as ``%%bash`` would wait for it), one that redirected its output
-and detached does not, and lives on under the supervisor. After SIGKILL the run ends only when no process of its tree
-is left.
+and detached does not, and lives on under the supervisor. A run that somebody stops (SIGINT, SIGTERM or SIGKILL) ends
+only when no process of its tree is left: what has detached, or does not hear SIGINT, is there for the next signal.
 
 Between supervisor and shim lies a socket. Down it come the run (its length as u32, then JSON) and after that signals,
 one byte each; up it go :data:`STARTED` and in the end :data:`ENDED` with the run's :class:`End` behind it: a file of it
@@ -41,6 +41,7 @@ _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 #: How often a tree that is being killed is walked again, in seconds.
 _KILL_AGAIN_S = 0.05
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 EXIT_NO_WORKDIR = 2
 EXIT_NO_BASH = 127
 
@@ -103,6 +104,7 @@ class Shim:
         self._open_pipes = 0
         self._bash = 0
         self._wait_status: Optional[int] = None
+        self._stopped = False
         self._killing = False
         self._wakeup, self._signal_end = wakeup_pair()
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -139,7 +141,7 @@ class Shim:
     def _over(self) -> bool:
         if self._wait_status is None or self._open_pipes:
             return False
-        return not (self._killing and procs.descendants(os.getpid()))
+        return not (self._stopped and procs.descendants(os.getpid()))
 
     def _start(self, spec: RunSpec) -> bytes:
         """Start bash and listen to its pipes; a line for the run's stderr where it cannot be started."""
@@ -200,6 +202,7 @@ class Shim:
             numbers = bytes([signal.SIGKILL])
         for number in numbers:
             procs.signal_tree(os.getpid(), number)
+            self._stopped |= number in _STOPS
             self._killing |= number == signal.SIGKILL
 
     def _reap(self, _: int) -> None:

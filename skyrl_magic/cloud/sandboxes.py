@@ -182,16 +182,16 @@ class ModalBackend:
         with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="skyrl-list") as pool:
             return [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
 
-    def volume(self, name: str) -> VolumePort:
-        """A volume, read without a container."""
-        return ModalVolume(name, self.client, self._ensure)
-
     def rates(self) -> Mapping[str, float]:
         """The account's own prices by Modal's names for them (``core.prices``), in US dollars a unit and hour."""
         self._ensure()
         with mapped("the account's rates"):
             found = modal.Workspace.from_context(client=self.client).billing.rates()
             return {name: float(usd) for name, usd in found.items()}
+
+    def volume(self, name: str) -> VolumePort:
+        """A volume, read without a container."""
+        return ModalVolume(name, self.client, self._ensure)
 
     def _app(self, name: str) -> modal.App:
         if name not in self._apps:

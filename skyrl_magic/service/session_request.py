@@ -29,12 +29,12 @@ class SessionRequest:
     name: str | None = None
     asked: frozenset[str] | None = None
     """The fields of the spec in which a running session of the name must agree; None for all of them."""
-    keep: KeepRuns = DEFAULT_KEEP
-    """What stays of its runs on the volume."""
     max_usd: float | None = None
     """The budget that ends it."""
     usd_per_hour: float | None = None
     """What an hour costs, where the user says so."""
+    keep: KeepRuns = DEFAULT_KEEP
+    """What stays of its runs on the volume."""
 
     @property
     def place(self) -> Place:

@@ -176,8 +176,7 @@ class Cells:
         session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
             return session, summary(session, text)
-        request, _ = self._reached(config, folder)
-        return find_run(self._services.sessions, request, text, going_on_first=True)
+        return find_run(self._services.sessions, self._reached(config, folder)[0], text, going_on_first=True)
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         """What a cell without options asks for; its backend is connected to."""
@@ -269,8 +268,8 @@ class Cells:
             price = given.usd_per_hour or current.usd_per_hour
             return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
         request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
-        max_usd, price, keep = resolved.max_usd, resolved.usd_per_hour, resolved.keep
-        return replace(request, max_usd=max_usd, usd_per_hour=price, keep=keep), resolved
+        price = resolved.usd_per_hour
+        return replace(request, max_usd=resolved.max_usd, usd_per_hour=price, keep=resolved.keep), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session, made current, and the line that was shown where it was started now."""

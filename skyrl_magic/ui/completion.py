@@ -107,10 +107,11 @@ def _values(option: Option, fragment: str, known: Known) -> Iterable[str]:
         return known.session_names()
     if option.field == "repo":
         return (gpus.NONE, *_folders(fragment))
+    if option.field == "state":
+        return (option.metavar or "").split("|")
     return {
         "backend": BACKENDS,
         "start": ("start",),
-        "state": (option.metavar or "").split("|"),
         "image": (contract.IMAGE_OLD_LAYOUT, contract.IMAGE_NEW_LAYOUT),
     }.get(option.field, ())
 
@@ -170,7 +171,7 @@ def _attach(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
 def _cancel(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     from skyrl_magic.ui.attach import CANCEL_OPTIONS
 
-    if any(word.startswith("-") for word in words) or fragment.startswith("-"):
+    if any(word.startswith("--") for word in words) or fragment.startswith("-"):
         return _after_options(CANCEL_OPTIONS, words, fragment, known)
     return fragment, [*(run for run in known.run_ids() if run not in words), *(() if words else ("--session",))]
 
@@ -197,7 +198,7 @@ _MAGICS: dict[str, Callable[[Sequence[str], str, Known], _Found | None]] = {
     "skyrl_pull": _travel,
     "skyrl_stop": _stop,
     "skyrl_logs": _logs,
-    "skyrl_runs": _runs,
     "skyrl_attach": _attach,
     "skyrl_cancel": _cancel,
+    "skyrl_runs": _runs,
 }

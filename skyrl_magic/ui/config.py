@@ -40,10 +40,10 @@ class Settings(Magics):
     backend = _trait("auto, modal or local")
     session = _trait("name of the session")
     idle_timeout = _trait("end the container when nothing has run for so long, in seconds or as in 10m")
-    keep_runs_days = _trait("how many days the logs of runs stay on the volume (14), for sessions started from now on")
-    keep_runs_gb = _trait("how many GB of runs' logs stay on the volume (2), for sessions started from now on")
     max_usd = _trait("end the container when it has cost so many US dollars")
     usd_per_hour = _trait("what an hour of the container costs you, where your rate is another than Modal's")
+    keep_runs_days = _trait("how many days the logs of runs stay on the volume (14), for sessions started from now on")
+    keep_runs_gb = _trait("how many GB of runs' logs stay on the volume (2), for sessions started from now on")
 
     on_interrupt = Enum(
         ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
@@ -106,9 +106,9 @@ def as_settings(given: Given) -> dict[str, object]:
         "backend": given.backend,
         "session": given.session,
         "idle_timeout": given.idle_timeout_s,
-        "keep_runs_days": given.keep_runs_days,
-        "keep_runs_gb": given.keep_runs_gb,
         "max_usd": given.max_usd,
         "usd_per_hour": given.usd_per_hour,
+        "keep_runs_days": given.keep_runs_days,
+        "keep_runs_gb": given.keep_runs_gb,
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -61,6 +61,24 @@ def test_a_run_may_survive_sigint(channel: Attached) -> None:
     assert channel.text() == b"up\ncaught\n"
 
 
+def test_a_stopped_run_is_not_over_before_what_it_started_is(channel: Attached, tmp_path: Path, gate: Gate) -> None:
+    # Neither holds the run's output, and bash lets what it starts with `&` ignore SIGINT.
+    start(
+        channel,
+        f"""
+sleep 600 >/dev/null 2>&1 & echo $! >>{tmp_path}/pids
+setsid -f bash -c 'trap "" INT; echo $$ >>{tmp_path}/pids; read _ <{gate}; exec sleep 600' >/dev/null 2>&1
+until [ "$(wc -l <{tmp_path}/pids)" = 2 ]; do sleep 0.02; done
+echo up; wait
+""",
+    )
+    send(channel, signal.SIGINT)
+    gate.say()  # the second one has heard SIGINT, and goes on
+    send(channel, signal.SIGTERM)
+    assert channel.ended().signal == signal.SIGINT
+    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
 def test_sigkill_leaves_nothing_of_a_tree_that_forks(channel: Attached, tmp_path: Path) -> None:
     (tmp_path / "forker").write_text(f"""
 trap '' INT TERM

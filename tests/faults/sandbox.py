@@ -1,0 +1,37 @@
+"""The suite's own sandboxes from outside: their agent's processes and disks, past everything that is tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from skyrl_magic.loopback.daemon import ServerAddress
+from tests.kernel.processes import processes_of
+
+
+class Inside:
+    """The one sandbox of a server that runs now."""
+
+    def __init__(self, server: ServerAddress) -> None:
+        # bubblewrap's own processes name the command too, and the shims are forks of the supervisor.
+        [self.supervisor] = [process for process in processes_of(server, "supervise") if _inner_pid(process) == 1]
+
+    @property
+    def state(self) -> Path:
+        """The agent's folder."""
+        return Path(f"/proc/{self.supervisor.pid}/root/var/lib/skyrl_magic")
+
+    def journal(self, run_id: str, stream: str = "stdout") -> bytes:
+        """A stream of a run as it lies on the sandbox's disk."""
+        return (self.state / "runs" / run_id / stream).read_bytes()
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes of the sandbox."""
+        return [self.supervisor, *self.supervisor.children(recursive=True)]
+
+
+def _inner_pid(process: psutil.Process) -> int:
+    """Its id in its sandbox."""
+    status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+    return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
