@@ -204,8 +204,11 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        idle = not self.runs.active
         dispatch(self._selector, max(self._next_deadline() - now, 0.0))
         now = time.monotonic()
+        if idle:  # a run that begins now is not in the way of a commit, nor of a pass, so soon
+            self._next_commit = now + commits.INTERVAL_S
         if self.runs.active and now >= self._next_commit and not self.committer.busy:
             self._next_commit = now + commits.INTERVAL_S
             if not self.archiver.begin(lambda _: self._commit()):

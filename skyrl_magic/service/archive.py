@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import NotFound, SessionError
-from skyrl_magic.core.ports import Volume
+from skyrl_magic.core.ports import Volume, VolumeFile
 
 #: How many files are read at once.
 _AT_ONCE = 16
@@ -138,13 +137,14 @@ class ArchivedJournal:
         run: whose it is.
 
     Raises:
-        NotFound: nothing of it is there. BackendError: it cannot be read.
+        BackendError: it cannot be read. SessionError: it is damaged.
     """
 
     def __init__(self, volume: Volume, run: ArchivedRun) -> None:
         self._volume = volume
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="skyrl-journal")
         self._parts: dict[tuple[str, int], Future[bytes]] = {}
+        self._is_packed = run.packed is not None
         self._unpacked_files: dict[str, bytes] = {}
         self._folder = f"{protocol.ARCHIVED_RUNS}/{run.run_id}"
         try:
@@ -173,7 +173,7 @@ class ArchivedJournal:
     def read(self, name: str, start: int, end: int) -> bytes:
         """The bytes ``[start, end)`` of one of its files, as far as they are there. Raises BackendError."""
         end = min(end, self.sizes[name])
-        if self._unpacked_files:
+        if self._is_packed:
             return self._unpacked_files[name][start:end]
         size = protocol.SEGMENT_BYTES
         firsts = range(start - start % size, end, size)
@@ -186,7 +186,10 @@ class ArchivedJournal:
     def _listed(self) -> dict[str, int]:
         """The sizes of what the run's folder has: of each file the segments that follow one another."""
         found: dict[tuple[str, int], int] = {}
-        for file in self._volume.list(self._folder):
+        files: Sequence[VolumeFile] = ()
+        with contextlib.suppress(NotFound):  # it had written nothing, or was pruned
+            files = self._volume.list(self._folder)
+        for file in files:
             segment = protocol.parse_segment(file.name)
             if segment is not None:
                 found[segment] = file.size_bytes
@@ -197,7 +200,7 @@ class ArchivedJournal:
         return sizes
 
     def _unpacked(self, pack: str, start: int, sizes: tuple[int, ...]) -> dict[str, int]:
-        data = self._volume.read(f"{protocol.PACKS}/{pack}")
+        data = self._volume.read(f"{protocol.PACKS}/{pack}") if any(sizes) else b""
         if len(sizes) != len(protocol.JOURNAL_FILES) or min(sizes, default=0) < 0 or start + sum(sizes) > len(data):
             raise SessionError(f"{protocol.PACKS}/{pack} on the volume is damaged")
         for name, size_bytes in zip(protocol.JOURNAL_FILES, sizes, strict=True):
@@ -231,14 +234,19 @@ def as_there(run: ArchivedRun, journal: ArchivedJournal) -> protocol.RunSummary:
     return dataclasses.replace(run.summary, stdout_bytes=out, stderr_bytes=err, outputs_bytes=outputs)
 
 
-def missing_line(run: ArchivedRun, journal: ArchivedJournal, now: float | None = None) -> str:
-    """What of the run's log is not on the volume, or may not be; empty where all of it is."""
+def missing_line(run: ArchivedRun, journal: ArchivedJournal, *, dead: bool) -> str:
+    """What of the run's log is not on the volume, or may not be; empty where all of it is.
+
+    Args:
+        run: the run.
+        journal: what is there of it.
+        dead: its container is known to be gone.
+    """
     if run.summary.archive_error:
         return run.summary.archive_error
     there = [f"{journal.sizes[s]:,} of {s}" for s in protocol.STREAMS if journal.sizes[s] or s == protocol.STDOUT]
     if not run.ended:
-        lives = run.session.may_live(time.time() if now is None else now)
-        why = "the run goes on, or its container died" if lives else "the container died"
+        why = "its container died" if dead else "the run goes on, or its container died"
         return f"bytes after {' and '.join(there)} may be missing: {why} before they were committed"
     short = any(journal.sizes[s] < getattr(run.summary, f"{s}_bytes") for s in protocol.JOURNAL_STREAMS)
     return f"bytes after {' and '.join(there)} are missing on the volume" if short else ""

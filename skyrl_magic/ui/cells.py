@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from skyrl_magic.core import contract, protocol
+from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
@@ -41,6 +39,7 @@ from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cost import check_budget, end_before, rows_of, set_live
 from skyrl_magic.ui.display import note
+from skyrl_magic.ui.dry_run import dry_run_text
 from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
@@ -82,28 +81,8 @@ class Cells:
     def describe(self, given: Given, config: Given, folder: Path, command: str) -> str:
         """What ``--dry-run`` prints: the resolved spec and the run; touches nothing but the checkout's folders."""
         request, resolved = self._request(given, config, folder)
-        spec = request.spec
-        checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
-        rows = [
-            ("session", request.place[2]),
-            ("backend", spec.backend),
-            ("gpu", str(spec.gpu)),
-            ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),
-            ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
-            ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
-            ("volume", f"{spec.volume} at /root/data"),
-            ("checkout", f"{os.path.relpath(spec.repo, folder)} (from here) at /root/SkyRL" if spec.repo else "none"),
-            ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
-            ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
-            ("app", spec.app),
-            ("secrets", ", ".join(spec.secrets) or "none"),
-            ("timeout", f"{spec.timeout_s} s"),
-            ("idle timeout", f"{request.idle_timeout_s} s"),
-            *rows_of(request, self._services.sessions.pricing),
-            ("ray", "yes" if spec.ray else "no"),
-            ("command", command.strip()),
-        ]
-        return "\n".join([*(f"{name:<13}{text}" for name, text in rows), *(f"note: {n}" for n in resolved.notes)])
+        cost = rows_of(request, self._services.sessions.pricing)
+        return dry_run_text(request, resolved, given, folder, command, cost)
 
     def start(self, given: Given, config: Given, folder: Path) -> str:
         """Start or find the session that is asked for, with its Python kernel if that is too; the line that says so."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 
 from skyrl_magic.core.errors import NotFound, SessionLost, SessionUnreachable, UnknownRun
@@ -10,7 +12,8 @@ from skyrl_magic.service.find_run import find_run
 from skyrl_magic.service.logs import summary
 from skyrl_magic.service.run_list import find_log, volume_log
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
-from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.run_names import resolve
+from skyrl_magic.service.session_request import SessionRequest, owner
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.notebook import Notebook
@@ -32,6 +35,8 @@ def find_notebook_log(
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
     """
     run_id = text or notebook.last_run or ""
+    with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+        run_id = resolve(run_id, [*reversed(notebook.runs)])
     session = notebook.runs.get(run_id)
     if session is not None and session.channel.alive:
         try:
@@ -70,7 +75,8 @@ def _told(log: VolumeLog, volume: str) -> VolumeLog:
     if session.ended_at is not None:
         gone = f"ended at {clock_text(session.ended_at)} ({session.reason})"
     note(f"run {log.run.run_id}: session {session.name} {gone}; its log is on volume {volume}")
-    missing = missing_line(log.archived, log.journal)
+    dead = session.owner == owner() or not session.may_live(time.time())  # the owner's own were asked
+    missing = missing_line(log.archived, log.journal, dead=dead)
     if missing:
         note(missing)
     return log

@@ -19,7 +19,7 @@ def test_first_cell_tells_what_it_started(kernel: Kernel) -> None:
     cell = kernel.run("%%skyrl_modal\necho hello")
     assert cell.out == "hello\n"
     assert re.fullmatch(
-        r"session none-[0-9a-f]{6}: no GPU, volume skyrl-data, checkout .*/SkyRL"
+        r"session none-[0-9a-f]{6}: no GPU, volume skyrl-data, checkout SkyRL"
         r" \(image [\d.]+ s · checkout [\d.]+ s · container [\d.]+ s\)",
         cell.notes[0],
     )

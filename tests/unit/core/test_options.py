@@ -15,6 +15,7 @@ from skyrl_magic.core.options import (
     LIVE,
     OPTIONS,
     SESSION,
+    SETTINGS,
     Given,
     Line,
     help_text,
@@ -83,7 +84,7 @@ def option_words(flag: str) -> str:
 
 def test_every_option_has_a_field_and_an_example() -> None:
     assert {option.flag for option in OPTIONS} == set(VALID)
-    assert {option.field for option in OPTIONS} == {field.name for field in dataclasses.fields(Given)}
+    assert {option.field for option in (*OPTIONS, *SETTINGS)} == {field.name for field in dataclasses.fields(Given)}
 
 
 @pytest.mark.parametrize("flag", VALID)

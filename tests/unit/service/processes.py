@@ -20,6 +20,7 @@ import psutil
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import AlreadyExists, BackendUnavailable, SessionLost
 from skyrl_magic.core.ports import SandboxRequest
+from tests.unit.service.folder_volume import FolderVolume
 
 #: Generous: the machine may be busy. Nothing waits this long when things work.
 DEADLINE_S = 60.0
@@ -62,11 +63,11 @@ class ProcessStream:
 class ProcessSandbox:
     """``core.ports.Sandbox``: a supervisor whose paths of the contract lie in ``folder``."""
 
-    def __init__(self, request: SandboxRequest, folder: Path) -> None:
+    def __init__(self, request: SandboxRequest, folder: Path, volume: Path) -> None:
         self.request = request
         self.folder = folder
         self.checkout = folder / "SkyRL"
-        self.volume = folder / "data"
+        self.volume = volume
         self.streams: list[ProcessStream] = []
         self._paths = {
             "python3": sys.executable,
@@ -134,7 +135,8 @@ class ProcessSandbox:
         return [self._paths.get(word, word) for word in args]
 
     def _fill(self) -> None:
-        self.volume.mkdir(parents=True)
+        self.folder.mkdir(parents=True)
+        self.volume.mkdir(parents=True, exist_ok=True)
         upload = self.request.upload
         if upload is not None:
             (self.folder / "checkout.json").write_bytes(upload.manifest)
@@ -170,7 +172,7 @@ class ProcessBackend:
             self.before(phase)
         if self.find(request.spec.app, request.name) is not None:
             raise AlreadyExists(f"there is a sandbox {request.name}; choose another name")
-        sandbox = ProcessSandbox(request, self._folder / f"c{len(self.made)}")
+        sandbox = ProcessSandbox(request, self._folder / f"c{len(self.made)}", self._volume_folder(request.spec.volume))
         self.made.append(sandbox)
         return sandbox
 
@@ -180,6 +182,12 @@ class ProcessBackend:
 
     def list(self, tags: Mapping[str, str]) -> Sequence[ProcessSandbox]:
         return [s for s in self.made if s.poll() is None and tags.items() <= s.request.tags.items()]
+
+    def volume(self, name: str) -> FolderVolume:
+        return FolderVolume(self._volume_folder(name))
+
+    def _volume_folder(self, name: str) -> Path:
+        return self._folder / "volumes" / name
 
     def close(self) -> None:
         for sandbox in self.made:

@@ -10,7 +10,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from skyrl_magic.core.gpus import NO_GPU, Gpu
-from skyrl_magic.core.options import LIVE, OPTIONS, SESSION, Given
+from skyrl_magic.core.options import LIVE, OPTIONS, SESSION, SETTINGS, Given
 from skyrl_magic.ui import config
 from skyrl_magic.ui.config import _NAMES, as_settings
 
@@ -30,6 +30,8 @@ ALL = Given(
     idle_timeout_s=90,
     max_usd=12.5,
     usd_per_hour=0.8,
+    keep_runs_days=3.5,
+    keep_runs_gb=0.25,
 )
 
 
@@ -43,7 +45,7 @@ def test_nothing_is_said_at_first() -> None:
 
 
 def test_each_option_of_a_session_is_a_setting() -> None:
-    fields = {option.field for option in OPTIONS if option.scope in (SESSION, LIVE)}
+    fields = {option.field for option in (*OPTIONS, *SETTINGS) if option.scope in (SESSION, LIVE)}
     said = {field.name for field in dataclasses.fields(Given) if getattr(ALL, field.name) is not None}
     assert said == fields
     assert set(as_settings(ALL)) == set(_NAMES)

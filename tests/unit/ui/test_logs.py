@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.ports import ByteStream
 from skyrl_magic.service.runs import RunService
+from skyrl_magic.service.session_request import asker
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.logs import LOG_OPTIONS, USAGE
@@ -90,7 +92,9 @@ def test_where_nothing_can_be_saved(cells: Cells, tmp_path: Path, options: str, 
         ("--bytes a:b", "give FROM:TO"),
         ("--tali 3", "did you mean --tail"),
         ("one two", "'two' is no option"),
-        ("--stdout one two", "'one' is no option"),
+        ("--stdout one two", "'two' is no option"),
+        ("--grep (", "no regular expression"),
+        ("--follow --save x", "--follow shows what comes"),
     ],
 )
 def test_wrong_lines(cells: Cells, line: str, says: str) -> None:
@@ -105,13 +109,11 @@ def test_help(cells: Cells, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_runs_that_are_not_known(services: Services, cells: Cells, backend: ProcessBackend) -> None:
-    with pytest.raises(UnknownRun, match=r"no run abc is known here: [^()]*$"):
+    with pytest.raises(UnknownRun, match=r"there is no run abc: %skyrl_runs lists them$"):
         show(cells, "abc")
     services.sessions.stop("local", "my_skyrl_app", backend.made[0].request.name)
-    with pytest.raises(UnknownRun, match="no run abc is known here"):
+    with pytest.raises(UnknownRun, match="there is no run abc: %skyrl_runs lists them"):
         show(cells, "abc")
-    with pytest.raises(UnknownRun, match="has run nothing yet"):
-        show(Cells(services), "")
     assert len(backend.made) == 1
 
 
@@ -180,11 +182,54 @@ def test_a_session_that_does_not_answer_is_named(cells: Cells, restarted: Cells,
         raise SessionLost("no connection")
 
     sandbox.exec = refuse  # type: ignore[method-assign,assignment]
-    with pytest.raises(UnknownRun, match=rf"\({sandbox.request.name}: no answer\)"):
+    with pytest.raises(UnknownRun, match=rf"session {sandbox.request.name} does not answer: .*no connection"):
         show(restarted, run_id(cells))
 
 
-def test_a_log_ends_with_its_session(services: Services, cells: Cells, backend: ProcessBackend) -> None:
-    services.sessions.stop("local", "my_skyrl_app", backend.made[0].request.name)
-    with pytest.raises(SessionLost, match="has ended, and its log with it"):
+@pytest.mark.parametrize("line", ["", "RUN", "PREFIX", "-1"])
+def test_a_log_outlives_its_session(
+    cells: Cells, restarted: Cells, backend: ProcessBackend, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells.stop([], DEFAULTS, Path.cwd())
+    name = backend.made[0].request.name
+    for book in (cells, restarted):
+        capsys.readouterr()
+        show(book, line.replace("RUN", run_id(cells)).replace("PREFIX", run_id(cells)[:4]))
+        said = capsys.readouterr()
+        assert said.err == "err\n"
+        note, *out = said.out.splitlines()[-4:]
+        assert out == ["out 1", "out 2", "out 3"]
+        assert note.startswith(f"run {run_id(cells)}: session {name} ended at ")
+        assert note.endswith("(%skyrl_stop by USER ended it); its log is on volume skyrl-data".replace("USER", asker()))
+    assert len(backend.made) == 1
+
+
+def test_what_never_reached_the_volume_is_said(cells: Cells, backend: ProcessBackend) -> None:
+    backend.made[0].terminate()
+    with pytest.raises(UnknownRun, match=rf"nothing of run {run_id(cells)} is on volume skyrl-data"):
         show(cells, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "out", "err"),
+    [
+        ("--grep 2$", "out 2\n", ""),
+        ("--grep '[13]|err' --tail 2", "out 3\n", "err\n"),
+        ("--grep . --stderr", "", "err\n"),
+        ("--follow", "out 1\nout 2\nout 3\nENDED\n", "err\n"),
+        ("--follow --tail 1", "out 3\nENDED\n", "err\n"),
+        ("--follow --grep 'out 2'", "out 2\nENDED\n", ""),
+    ],
+)
+def test_lines_that_match_and_a_log_that_is_over(
+    cells: Cells, capsys: pytest.CaptureFixture[str], line: str, out: str, err: str
+) -> None:
+    show(cells, line)
+    said = capsys.readouterr()
+    text = re.sub(rf"run {run_id(cells)} has ended after [0-9.]+ s: exit code 0", "ENDED", said.out)
+    assert (text, said.err) == (out, err)
+
+
+def test_no_line_that_matches(cells: Cells, capsys: pytest.CaptureFixture[str]) -> None:
+    show(cells, "--grep nothing")
+    assert capsys.readouterr().out == f"no line of run {run_id(cells)} has nothing\n"
