@@ -72,7 +72,7 @@ def test_the_budget_is_said_and_the_next_cell_says_that_it_was_spent(kernel: Ker
 
 
 def test_a_budget_is_set_and_refused_while_the_session_runs(kernel: Kernel) -> None:
-    kernel.run("%skyrl_start --session poor --usd-per-hour 36000")
+    kernel.run("%skyrl_start --session poor --usd-per-hour 360000")
     cell = kernel.run("%skyrl_modal --session poor --max-usd 0.5 echo no")
     assert len(cell.error) == 1
     assert "session poor has spent $" in cell.error[0]
