@@ -68,6 +68,7 @@ checkout: path .venv/installed
 demo: checkout apt-demo ## run the lessons on this machine; leaves the executed notebooks and their HTML in build/
 	@$(PY) -m demo.run_lesson notebooks/01_first_cell.ipynb
 	@$(PY) -m demo.run_lesson notebooks/02_python_on_the_cluster.ipynb
+	@$(PY) -m demo.run_lesson notebooks/03_long_runs.ipynb
 
 lab: checkout apt-demo ## JupyterLab with the extension loaded, in the lessons' checkout
 	@$(PY) -m demo.lab $(ARGS)

@@ -132,7 +132,8 @@ class Client:
             return
         going_on = len(supervisor.runs.active)
         if 0 < request.max_runs <= going_on and supervisor.runs.get(request.run_id) is None:
-            text = f"{going_on} runs go on in this session already: %skyrl_cancel ends one, and "
+            count = "1 run goes" if going_on == 1 else f"{going_on} runs go"
+            text = f"{count} on in this session already: %skyrl_cancel ends one, and "
             text += f"%config SkyRLMagic.max_runs allows more than {request.max_runs}"
             self.push(protocol.Failed(request.request, "busy", text))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Config:
     """What use beyond :attr:`cores` and :attr:`memory_gib` costs; 0 where it is not to be measured."""
     cores: float = 0.0
     memory_gib: float = 0.0
+    keep_runs_days: float = 14.0
+    keep_runs_gb: float = 2.0
+    """How long the runs' logs are kept on the volume, and how much of them in all."""
+    about: Dict[str, str] = dataclasses.field(default_factory=dict)
+    """What the catalog of its runs says of the session: app, owner, backend, gpu."""
     ray: bool = True
     workdir: str = ""
     """Working directory, absolute or relative to the checkout; empty for the rule of the contract."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-#: Ray names its workers after what they do; one that has nothing to do, or moves objects to disk, is named so.
-RAY, RAY_IDLE = "ray::", "ray::IDLE"
+#: Ray names its workers after what they do.
+RAY = "ray::"
+#: Those that have nothing to do or move objects to disk, and Ray's own helpers. (Ray 2.60)
+_NO_WORK = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Process(NamedTuple):
@@ -69,7 +71,7 @@ class CpuUse:
         if before is None or since_s <= 0:
             return {}
         ours = os.getpid()
-        workers = {pid for pid in current if _is_worker(pid)}
+        workers = {pid for pid in current if is_ray_work(pid)}
         used: Dict[int, float] = {}
         for pid, process in current.items():
             root = _root(pid, current, workers, ours)
@@ -80,16 +82,18 @@ class CpuUse:
         return used
 
 
-def _is_worker(pid: int) -> bool:
-    return title(pid).startswith(RAY)
+def is_ray_work(pid: int) -> bool:
+    """Whether the process is a worker of Ray's that has something to do."""
+    name = title(pid)
+    return name.startswith(RAY) and not name.startswith(_NO_WORK)
 
 
-def _root(pid: int, current: Dict[int, Process], workers: "set[int]", ours: int) -> Optional[int]:
-    """The nearest of the process and those above it that is a Ray worker, or else our child; None where neither is."""
+def _root(pid: int, current: Dict[int, Process], workers: Set[int], ours: int) -> Optional[int]:
+    """The nearest of the process and those above it that is a Ray worker, or else our child; None of a foreign one."""
     path: List[int] = []
     while pid in current and pid not in path:
-        if pid in workers or current[pid].parent == ours:
-            return pid
         path.append(pid)
         pid = current[pid].parent
+        if pid == ours:
+            return next((above for above in path if above in workers), path[-1])
     return None

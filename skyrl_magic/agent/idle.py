@@ -16,14 +16,14 @@ import signal
 from typing import Callable, Optional
 
 from skyrl_magic.agent import procs
-from skyrl_magic.agent.cpu_use import RAY, RAY_IDLE, CpuUse, title
+from skyrl_magic.agent.cpu_use import RAY, CpuUse, is_ray_work, title
 
 #: How often that is looked for, in seconds, and the share of a short idle timeout.
 PROBE_S = 30.0
 PROBE_SHARE = 0.25
-#: A process tree that used less of one core than this since the look before does nothing. Measured with Ray 2.60: an
-#: actor that waits uses 0.01, and a kernel with a connected driver the same.
-BUSY_CORES = 0.05
+#: A process tree that used less of one core than this since the look before does nothing. Measured with Ray 2.60 on two
+#: busy cores: an actor that waits uses 0.004, and a kernel with a connected driver at most 0.031.
+BUSY_CORES = 0.1
 #: A GPU below this utilisation does nothing. It is the share of the last second at most in which a kernel ran on it
 #: (nvidia-smi), so a model that is loaded and waits shows 0, and one that trains shows it in one of several looks.
 BUSY_GPU_PERCENT = 5
@@ -119,11 +119,10 @@ class Idle:
         kernel = self._kernel_pid()
         for pid, cores in self._cpu.look().items():
             if cores >= BUSY_CORES:
-                name = title(pid)
                 if pid == kernel:
                     return "the Python kernel computes"
-                if name.startswith(RAY) and not name.startswith(RAY_IDLE):
-                    return f"Ray runs {name[len(RAY) :]}"
+                if is_ray_work(pid):
+                    return f"Ray runs {title(pid)[len(RAY) :]}"
         return ""
 
     def _gpu_answered(self, percent: int) -> None:

@@ -1,10 +1,8 @@
 """A run's output on disk, byte for byte, with the order in which it arrived.
 
 A run's folder holds ``stdout`` and ``stderr`` as the run wrote them (a Python run's ``outputs`` too), and ``index``:
-records of 16 bytes,
-``stream (u8) | 3 bytes of padding | length (u32) | offset (u64)``, little-endian, in order of arrival. The last record
-grows in place while the same stream goes on. Readers follow all three while they are written: bytes are on disk before
-the record that names them.
+records as in ``core.protocol.INDEX_RECORD``. The last record grows in place while the same stream goes on. Readers
+follow all three while they are written: bytes are on disk before the record that names them.
 """
 
 from __future__ import annotations
@@ -12,14 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from skyrl_magic.core.protocol import JOURNAL_STREAMS, OUTPUTS, STREAMS
+from skyrl_magic.core.protocol import INDEX, INDEX_RECORD, JOURNAL_STREAMS, OUTPUTS, STREAMS
 
-INDEX_FILE = "index"
-_RECORD = struct.Struct("<B3xIQ")
 _MAX_RECORD_BYTES = 1 << 30
 #: At most so much of an index is read at one go, in bytes: 65,536 records.
 _INDEX_READ_BYTES = 1 << 20
@@ -51,12 +46,12 @@ class JournalWriter:
         self._make_room = make_room
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._files = [os.open(folder / name, flags, 0o600) for name in streams]
-        self._index = os.open(folder / INDEX_FILE, flags, 0o600)
+        self._index = os.open(folder / INDEX, flags, 0o600)
         self.sizes = [0] * len(streams)
         self.lost_bytes = 0
         self.error = ""
         self._broken = [False] * len(streams)
-        self._record_at = -_RECORD.size
+        self._record_at = -INDEX_RECORD.size
         self._last = -1
         self._last_start = 0
 
@@ -106,9 +101,9 @@ class JournalWriter:
         if stream != self._last or end - self._last_start > _MAX_RECORD_BYTES:
             self._last = stream
             self._last_start = self.sizes[stream]
-            self._record_at += _RECORD.size
+            self._record_at += INDEX_RECORD.size
         self.sizes[stream] = end
-        os.pwrite(self._index, _RECORD.pack(stream, end - self._last_start, self._last_start), self._record_at)
+        os.pwrite(self._index, INDEX_RECORD.pack(stream, end - self._last_start, self._last_start), self._record_at)
 
 
 class Cursor:
@@ -162,7 +157,7 @@ class Cursor:
     def _open(self) -> bool:
         if self._index is None:
             try:
-                self._index = os.open(self._folder / INDEX_FILE, os.O_RDONLY | os.O_CLOEXEC)
+                self._index = os.open(self._folder / INDEX, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return False
         return True
@@ -170,9 +165,9 @@ class Cursor:
     def _take_records(self, found: List[Segment]) -> bool:
         """Read some records; whether there may be more. The last one stays current, because it can still grow."""
         assert self._index is not None  # noqa: S101  (its only caller opened it)
-        data = os.pread(self._index, _INDEX_READ_BYTES, self._next_record * _RECORD.size)
-        count = len(data) // _RECORD.size
-        for number, length, offset in _RECORD.iter_unpack(data[: count * _RECORD.size]):
+        data = os.pread(self._index, _INDEX_READ_BYTES, self._next_record * INDEX_RECORD.size)
+        count = len(data) // INDEX_RECORD.size
+        for number, length, offset in INDEX_RECORD.iter_unpack(data[: count * INDEX_RECORD.size]):
             self._take(found, JOURNAL_STREAMS[number], offset + length)
         self._next_record += max(count - 1, 0)
         return len(data) == _INDEX_READ_BYTES

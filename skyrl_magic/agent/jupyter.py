@@ -97,6 +97,11 @@ class Kernel:
         """SIGINT to the kernel and what it started in its process group, as Jupyter's own does."""
         self._signal(signal.SIGINT)
 
+    def nudge(self) -> None:
+        """Wake the kernel's main thread where it sleeps, and do nothing else (``kernel_main`` has the handler)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End the kernel and everything below it; :meth:`poll` has its end."""
         procs.signal_tree(self.pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ NAMES = (
     "skyrl_push",
     "skyrl_python",
     "skyrl_restart",
+    "skyrl_runs",
     "skyrl_sessions",
     "skyrl_start",
     "skyrl_stop",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+import signal
 import sys
 import threading
 from collections import defaultdict
@@ -214,6 +215,7 @@ def run_kernel(connection_file: str, paths: List[str]) -> None:
         connection_file: Jupyter's.
         paths: folders of the checkout's packages, which come after everything on ``sys.path``.
     """
+    signal.signal(signal.SIGCONT, lambda *_: None)  # the relay's nudge: it ends a sleep that Python then goes on with
     procs.die_with_parent()  # a relay that is killed must not leave a kernel that nobody hears
     sys.modules[HELPER_NAME] = kernel_helper
     kernel_helper.blobs = Path(connection_file).parents[2] / paths_of_agent.BLOBS  # state/py/N/kernel.json

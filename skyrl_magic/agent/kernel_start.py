@@ -19,6 +19,7 @@ from skyrl_magic.core import protocol
 
 _RAY_VERSION = "import importlib.metadata as m; print(m.version('ray'))"
 _INSTALL_TIMEOUT_S = 300.0
+_LAST_WORDS_BYTES = 4096
 
 
 def interpreter() -> Optional[str]:
@@ -127,6 +128,17 @@ def fork_relay(command: Sequence[str], workdir: Path, control: socket.socket, lo
         control.sendall(protocol.encode(protocol.RelayFailed(detail)))
     finally:
         os._exit(127)
+
+
+def last_words(log: Path) -> str:
+    """The last line of what a relay, or ``uv`` before it, has printed; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LAST_WORDS_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def to_arguments(control_fd: int, folder: Path, paths: Sequence[str]) -> List[str]:

@@ -20,6 +20,7 @@ from skyrl_magic.core import protocol
 OFF, STARTING, READY = "off", "starting", "ready"
 #: Where the relay's sockets and logs lie, below the agent's state; short, as a socket's path has at most 107 bytes.
 FOLDER = "py"
+RELAY_LOG = "relay.log"
 
 
 class Asker(Protocol):
@@ -88,15 +89,15 @@ class KernelHost:
         return self._pid
 
     def conflict(self, uv: str) -> str:
-        """A line where the kernel that runs is another one than a cell with ``uv`` asks for."""
-        if self.state == OFF or uv == self.uv:
+        """A line where the kernel that runs is another one than a cell with ``uv`` asks for; without, any will do."""
+        if self.state == OFF or uv in ("", self.uv):
             return ""
         there = f"--uv {self.uv!r}" if self.uv else "the cluster's Python"
         return f"the Python kernel runs in {there}: leave --uv out, or %skyrl_restart with it (its variables go)"
 
     def execute(self, request: protocol.ExecuteRun, uv: str) -> None:
         """Execute a run's cell; a kernel is started where there is none."""
-        self._ensure(uv)
+        self._ensure(uv or self.uv)
         self._runs.append(request.run_id)
         if self._lost:
             note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
@@ -173,7 +174,7 @@ class KernelHost:
         arguments = kernel_start.to_arguments(theirs.fileno(), folder, paths)
         command = kernel_start.relay_command(python or "python3", uv, arguments)
         try:
-            self._pid = kernel_start.fork_relay(command, workdir, theirs, folder / "relay.log")
+            self._pid = kernel_start.fork_relay(command, workdir, theirs, folder / RELAY_LOG)
         finally:
             theirs.close()
         self._control = ours
@@ -227,8 +228,13 @@ class KernelHost:
             channel.close()
         control.close()
         detail = self._detail or "the Python kernel's relay ended"
+        if self.state == STARTING and not self._detail:
+            words = kernel_start.last_words(self._folder / str(self._generation) / RELAY_LOG)
+            detail = f"{'uv run' if self.uv else 'the Python kernel'} could not start: {words}" if words else detail
         if self.state == READY:
             self._lost = detail
+        else:
+            self.uv = ""  # it was of no use
         self.state = OFF
         for run_id in list(self._runs):
             self._ended(run_id, None, detail)

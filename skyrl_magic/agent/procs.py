@@ -120,6 +120,30 @@ def in_child(work: Callable[[], int]) -> int:
     return int(answer)
 
 
+def fork_for(work: Callable[[], None], keep: Iterable[int]) -> int:
+    """Fork a child that does ``work`` and ends, with no descriptor but those of ``keep``; its process id.
+
+    The caller must be single-threaded, and reaps it.
+
+    Raises:
+        OSError: there can be no further process.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            gc.disable()  # the parent's sockets must not be collected here: their numbers may be in use again
+            default_signals()
+            close_all_but(keep)
+            work()
+            code = 0
+        except Exception:  # noqa: BLE001  (a forked child has nobody above it that could report)
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    return pid
+
+
 def exit_code(wait_status: int) -> int:
     """A shell's exit code for a status of ``waitpid``: 128 + n where signal n ended the process."""
     if os.WIFSIGNALED(wait_status):

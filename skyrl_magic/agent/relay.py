@@ -11,6 +11,7 @@ from __future__ import annotations
 import selectors
 import signal
 import socket
+import time
 from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Type, Union
@@ -27,6 +28,9 @@ _HELPER = "__import__('_skyrl_kernel')"
 #: What of iopub is no output.
 _NO_OUTPUT = ("execute_input", "iopub_welcome", "shutdown_reply", "debug_event")
 _COMM = ("comm_open", "comm_msg", "comm_close")
+#: How long after an interrupt the kernel is woken once more, in seconds: on a busy machine its thread may take a while
+#: from the signal to the call in which it sleeps.
+_NUDGES_S = (0.05, 0.2, 1.0, 5.0)
 
 
 class Relay:
@@ -58,6 +62,8 @@ class Relay:
         self._comms: OrderedDict[str, Tuple[str, int]] = OrderedDict()
         fd = control.fileno()
         self._supervisor = Channel(self._selector, fd, fd, self._from_supervisor, self._supervisor_gone)
+        self._nudges: List[float] = []
+        """When the kernel is woken after an interrupt, by the monotonic clock."""
         self._late = LateOutput(self._supervisor.send)
         self._handlers: Dict[Type[protocol.Message], Callable[[Any], None]] = {
             protocol.ExecuteRun: self._execute,
@@ -71,7 +77,8 @@ class Relay:
     def run(self) -> int:
         """Serve until the kernel or the supervisor is gone; returns the exit code."""
         while not self._over:
-            dispatch(self._selector, self._late.wait_s())
+            dispatch(self._selector, self._wait_s())
+            self._nudge()
             for message in self._kernel.messages():
                 self._take(message)
             self._late.flush()
@@ -175,7 +182,23 @@ class Relay:
                 self._end(run)
 
         self._kernel.interrupt()
+        self._nudges = [time.monotonic() + after_s for after_s in _NUDGES_S]
         self._asked[self._kernel.send("shell", "kernel_info_request", {})] = answered
+
+    def _nudge(self) -> None:
+        """Wake a kernel that an interrupt met right before its thread went to sleep.
+
+        Python notes a signal and acts on it between two instructions; where the next one is a system call that waits,
+        that is when it ends. Another signal, to which nothing happens, ends it.
+        """
+        while self._nudges and time.monotonic() >= self._nudges[0]:
+            del self._nudges[0]
+            if self._current is not None:
+                self._kernel.nudge()
+
+    def _wait_s(self) -> Optional[float]:
+        waits = [self._late.wait_s(), *(max(at - time.monotonic(), 0.0) for at in self._nudges[:1])]
+        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
 
     def _request(self, request: protocol.KernelRequest) -> None:
         msg_id = self._kernel.send("shell", request.msg_type, request.content)
@@ -213,7 +236,7 @@ class Relay:
         run, kind = self._runs.get(parent), message["msg_type"]
         if kind == "status":
             idle = message["content"]["execution_state"] == "idle"
-            if run is None and parent not in self._asked:  # a comm's message: nobody else says that it works on that
+            if parent in self._comms:  # a widget's callback: nobody else says that the kernel works on that
                 self._supervisor.send(protocol.KernelBusy(not idle))
             if idle:
                 self._idle_after(run, parent, message)

@@ -45,6 +45,8 @@ class Run:
     signal: int = 0
     commit_error: str = ""
     journal_error: str = ""
+    archive_error: str = ""
+    """What of its log is not kept on the volume, and why; empty where all is."""
     reason: str = ""
     """Why the session ended it; empty where the session did not."""
     control: Optional[socket.socket] = None
@@ -99,6 +101,7 @@ class Run:
             outputs,
             self.seen,
             self.cancelled,
+            self.archive_error,
         )
 
     def event(self) -> Optional[protocol.Message]:
@@ -123,4 +126,5 @@ class Run:
             self.reason,
             self.journal_error,
             self.cancelled,
+            self.archive_error,
         )

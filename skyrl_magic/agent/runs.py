@@ -69,6 +69,11 @@ class RunTable:
         return [run for run in self._runs.values() if run.state != ENDED]
 
     @property
+    def all(self) -> List[Run]:
+        """The runs, oldest first."""
+        return [*self._runs.values()]
+
+    @property
     def has_spare(self) -> bool:
         """Whether a shim waits for the next run."""
         return self._spare is not None

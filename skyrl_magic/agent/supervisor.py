@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from skyrl_magic.agent import boot, commits, paths, procs, reserve
+from skyrl_magic.agent.archive import Archiver
 from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.cgroup import Cgroup
 from skyrl_magic.agent.clients import Client
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.earlier import Earlier, find_earlier
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
@@ -34,6 +36,8 @@ from skyrl_magic.core import protocol
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
+#: What of that the last commit has for itself: the journals that are not on the volume by then are left.
+COMMIT_S = 5.0
 #: A container that is asked to end so shortly before its timeout has come to it, in seconds.
 TIMEOUT_SLACK_S = 60.0
 #: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
@@ -77,11 +81,14 @@ class Supervisor:
         self.idle = Idle(self._selector, config.idle_timeout_s, lambda: self.kernel.pid, time.monotonic)
         self._cgroup = Cgroup()
         self._oom_kills = self._cgroup.oom_kills()
+        self.archiver = Archiver(config, lambda: self.runs.all, self._commit)
         self.endings = Endings(self.runs.send_signal)
+        self._earlier = Earlier()
         self.boot_seconds = 0.0
         self._next_commit = self._began
         self._next_shim = self._began
         self._stopping = False
+        self._end_reason = ""
         self._kill_at: Optional[float] = None
 
     def run(self) -> int:
@@ -120,6 +127,7 @@ class Supervisor:
         if self._stopping:
             return
         self._stopping = True
+        self._end_reason = reason
         self._kill_at = time.monotonic() + self.limits.grace_s(STOP_GRACE_S)
         log(f"{protocol.SESSION_ENDS}{reason}")  # clients read it there when the container is gone
         self.runs.end(reason)
@@ -148,6 +156,8 @@ class Supervisor:
             usd_per_hour=limits.spending.usd_per_hour,
             spent_usd=limits.spending.spent_usd(now),
             max_usd=limits.max_usd,
+            earlier=self._earlier.reason,
+            earlier_s=self._earlier.ago_s,
         )
 
     def gone(self, client: Client) -> None:
@@ -157,6 +167,7 @@ class Supervisor:
     def _boot(self) -> None:
         config = self.config
         boot.prepare_folders(config)
+        self._earlier = find_earlier(config)
         left_out = begin_baseline(Path(config.checkout_dir), Path(config.manifest_path or os.devnull), config.state)
         if left_out:
             log(f"{left_out} entries of the checkout differ from their manifest; the client sends them again")
@@ -197,7 +208,8 @@ class Supervisor:
         now = time.monotonic()
         if self.runs.active and now >= self._next_commit and not self.committer.busy:
             self._next_commit = now + commits.INTERVAL_S
-            self.committer.request(lambda _: None)
+            if not self.archiver.begin(lambda _: self._commit()):
+                self._commit()
             self._look_for_kills()
         if not self._stopping:
             self._keep_limits(now)
@@ -205,6 +217,7 @@ class Supervisor:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
+        self.archiver.turn(now)
         self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
@@ -231,7 +244,7 @@ class Supervisor:
             self.tell(f"memory {kills}", f"{protocol.OUT_OF_MEMORY}: the kernel killed a process of the session")
 
     def _next_deadline(self) -> float:
-        deadlines = [time.monotonic() + _LOOK_S]
+        deadlines = [time.monotonic() + _LOOK_S, self.archiver.next_at]
         if self.runs.active:
             deadlines.append(self._next_commit)
         if not self._stopping:
@@ -249,6 +262,9 @@ class Supervisor:
         used_at = self.runs.spare_used_at
         return self._next_shim if self._next_shim > used_at else used_at + SPARE_DELAY_S
 
+    def _commit(self) -> None:
+        self.committer.request(lambda _: None)
+
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             connection, _ = listener.accept()
@@ -258,7 +274,7 @@ class Supervisor:
         for pid, status in procs.reap():
             if self.ray.reaped(pid, status):
                 self._ray_settled()
-            elif not self.kernel.reaped(pid) and not self.idle.reaped(pid):
+            elif not (self.kernel.reaped(pid) or self.idle.reaped(pid) or self.archiver.reaped(pid)):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
     def _ray_settled(self) -> None:
@@ -275,20 +291,27 @@ class Supervisor:
         self._next_shim = now + (SPARE_DELAY_S if run.state == RUNNING else SPARE_AFTER_END_S)
         if run.state == RUNNING:
             self._next_commit = now + commits.INTERVAL_S
+        self.archiver.changed(run)
         for client in list(self.clients):
             client.run_changed(run)
         if run.state == ENDED:
             reserve.keep(self.config.state)
 
     def _finish(self, wakeup: socket.socket) -> None:
-        """Everything is stopped: commit once more, let every client take its last frames, leave nothing alive."""
+        """Everything is stopped: archive and commit, let every client take its last frames, leave nothing alive."""
         committed: Dict[str, str] = {}
-        self.committer.request(lambda error: committed.update(error=error))
+        self.archiver.finish(
+            self._end_reason, lambda _: self.committer.request(lambda error: committed.update(error=error))
+        )
         for client in list(self.clients):
             client.finish()
         deadline = time.monotonic() + FLUSH_S
+        hurry_at = deadline - COMMIT_S
         while (self.clients or "error" not in committed) and time.monotonic() < deadline:
-            dispatch(self._selector, max(deadline - time.monotonic(), 0.0))
+            dispatch(self._selector, max(min(hurry_at, deadline) - time.monotonic(), 0.0))
+            if time.monotonic() >= hurry_at:
+                self.archiver.give_up()
+                hurry_at = deadline
         if committed.get("error"):
             log(committed["error"])
         kill_everything()

@@ -12,10 +12,12 @@ import modal
 
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.cloud.streams import ModalStream
+from skyrl_magic.cloud.volumes import ModalVolume
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
 from skyrl_magic.core.ports import Sandbox as SandboxPort
+from skyrl_magic.core.ports import Volume as VolumePort
 
 #: How many apps are asked at once for their sandboxes.
 _LISTED_AT_ONCE = 16
@@ -186,6 +188,10 @@ class ModalBackend:
         with mapped("the account's rates"):
             found = modal.Workspace.from_context(client=self.client).billing.rates()
             return {name: float(usd) for name, usd in found.items()}
+
+    def volume(self, name: str) -> VolumePort:
+        """A volume, read without a container."""
+        return ModalVolume(name, self.client, self._ensure)
 
     def _app(self, name: str) -> modal.App:
         if name not in self._apps:

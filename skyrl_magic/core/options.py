@@ -69,6 +69,8 @@ class Given:
     bg: bool | None = None
     dry_run: bool | None = None
     help: bool | None = None
+    keep_runs_days: float | None = None
+    keep_runs_gb: float | None = None
 
     def has_spec(self) -> bool:
         """Whether any option of the session's spec was given."""
@@ -137,6 +139,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("--pickle", "pickle", VARIABLES, "pickle what has no open format: loading a pickle runs code"),
     Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable (256MiB)", "SIZE", values.size_bytes),
     Option("--help", "help", HELP, "this text", short="-h"),
+)
+#: What a settings file and ``%config`` say, and no line does.
+SETTINGS: tuple[Option, ...] = (
+    Option("--keep-runs-days", "keep_runs_days", LIVE, "days that runs stay on the volume", "DAYS", values.amount),
+    Option("--keep-runs-gb", "keep_runs_gb", LIVE, "GB of runs that stay on the volume", "GB", values.amount),
 )
 BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
 # Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
@@ -277,7 +284,7 @@ def setting(name: str, value: object) -> tuple[str, Any]:
         OptionError: an unknown key, or a value that the option of this name refuses.
     """
     flag = "--" + name.replace("_", "-")
-    persistent = {o.flag: o for o in OPTIONS if o.scope in (SESSION, LIVE)}
+    persistent = {o.flag: o for o in (*OPTIONS, *SETTINGS) if o.scope in (SESSION, LIVE)}
     option = persistent.get(flag)
     if option is None:
         raise unknown_flag(flag, persistent)

@@ -83,6 +83,35 @@ class Sandbox(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file or a folder on a volume."""
+
+    path: str
+    """From the volume's root, with ``/``."""
+    size_bytes: int
+    modified_at: float
+    """Unix time in seconds."""
+    is_folder: bool
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+class Volume(Protocol):
+    """A volume read from outside, as it was last committed; from any thread."""
+
+    def list(self, folder: str) -> Sequence[VolumeFile]:
+        """What lies in a folder, not below. Raises NotFound, BackendError."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """A whole file. Raises NotFound, BackendError."""
+        ...
+
+
 class Backend(Protocol):
     """Where sandboxes come from."""
 
@@ -107,4 +136,8 @@ class Backend(Protocol):
 
     def list(self, tags: Mapping[str, str]) -> Sequence[Sandbox]:
         """The running sandboxes, of whichever app, that have all of these tags."""
+        ...
+
+    def volume(self, name: str) -> Volume:
+        """The volume of this name, which need not exist; nobody is asked yet."""
         ...

@@ -99,6 +99,18 @@ def _text(value: object) -> str:
 
 
 @dataclass(frozen=True)
+class KeepRuns:
+    """How long the logs of a session's runs stay on the volume, and how much of all runs' there."""
+
+    days: float = 14.0
+    gb: float = 2.0
+    """In 1e9 bytes."""
+
+
+DEFAULT_KEEP = KeepRuns()
+
+
+@dataclass(frozen=True)
 class RunRules:
     """The notebook's settings (``%config``) that concern its runs."""
 

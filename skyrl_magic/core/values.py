@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 import re
 
 from skyrl_magic.core.errors import OptionError
@@ -72,6 +73,17 @@ def size_bytes(flag: str, text: str) -> int:
     if not 1 <= size <= MAX_SIZE_BYTES:
         raise OptionError(f"{flag} {text}: give bytes or a size, as in 300000 or 256MiB")
     return size
+
+
+def amount(flag: str, text: str) -> float:
+    """A number above 0: days, GB."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise OptionError(f"{flag.lstrip('-').replace('-', '_')} {text}: give a number above 0, as in 14 or 0.5")
+    return number
 
 
 def cpu_cores(flag: str, text: str) -> float:

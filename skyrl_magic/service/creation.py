@@ -17,7 +17,7 @@ from skyrl_magic.core.prices import Price
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
 from skyrl_magic.service.pricing import Pricing
 from skyrl_magic.service.session import TICK_S, Progress, Session
-from skyrl_magic.service.session_request import SessionRequest, owner_tags
+from skyrl_magic.service.session_request import SessionRequest, owner, owner_tags
 from skyrl_magic.service.sync import CheckoutSync
 
 #: How often an upload is tried whose files change under its hands.
@@ -120,21 +120,25 @@ def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upl
 
 def _supervisor_config(request: SessionRequest, price: Price | None) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
+    spec = request.spec
     prices = {} if price is None else {**dataclasses.asdict(price)}
     prices.pop("source", None)
     return json.dumps(
         {
             **prices,
             "session": request.place[2],
+            "about": {"app": spec.app, "owner": owner(), "backend": spec.backend, "gpu": str(spec.gpu)},
             "state_dir": contract.STATE_DIR,
             "checkout_dir": contract.CHECKOUT_DIR,
             "volume_dir": contract.VOLUME_DIR,
             "volume_link": contract.VOLUME_LINK,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
-            "timeout_s": request.spec.timeout_s,
+            "timeout_s": spec.timeout_s,
             "idle_timeout_s": request.idle_timeout_s,
             "max_usd": request.max_usd or 0.0,
-            "ray": request.spec.ray,
+            "keep_runs_days": request.keep.days,
+            "keep_runs_gb": request.keep.gb,
+            "ray": spec.ray,
         }
     )

@@ -9,10 +9,8 @@ from collections.abc import Callable, Collection
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.watch import Lost
+from skyrl_magic.service.watch import Lost, Watch
 
-#: A read from the end begins with so many bytes and doubles until it has the lines. In bytes.
-_TAIL_BYTES = 64 * 1024
 _TIMEOUT_S = 60.0
 #: The agent holds an incomplete UTF-8 character back while a run goes on: no more bytes than these, and so long is
 #: waited for them. In seconds.
@@ -96,16 +94,40 @@ def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)
         session.channel.unwatch(watch)
 
 
-def last_lines(session: Session, run: protocol.RunSummary, stream: str, count: int) -> bytes:
-    """The last ``count`` lines of a stream. Raises SessionError."""
-    size = run.stdout_bytes if stream == protocol.STDOUT else run.stderr_bytes
-    length = _TAIL_BYTES
-    while True:
-        data = byte_range(session, run, stream, max(0, size - length), size)
-        lines = data.splitlines(keepends=True)
-        if length >= size or len(lines) > count:
-            return b"".join(lines[-count:])
-        length *= 4
+def follow(
+    session: Session,
+    watch: Watch,
+    sink: Callable[[protocol.Message], object],
+    due_s: Callable[[], float | None],
+    tick: Callable[[], object],
+) -> protocol.RunEnded:
+    """Hand what a watched run writes to ``sink`` until it ends.
+
+    Args:
+        session: where it runs.
+        watch: as ``session.channel.begin_watch`` gave it; it is left in the end.
+        sink: takes Output and Gap frames.
+        due_s: how long until ``tick`` is to be called, in seconds; None for not at all.
+        tick: called then.
+
+    Raises:
+        SessionLost: the container ended meanwhile.
+    """
+    try:
+        while True:
+            try:
+                event = watch.events.get(timeout=due_s())
+            except queue.Empty:
+                tick()
+                continue
+            if isinstance(event, Lost):
+                raise event.error
+            if isinstance(event, protocol.RunEnded):
+                return event
+            if isinstance(event, (protocol.Output, protocol.Gap)):
+                sink(event)
+    finally:
+        session.channel.unwatch(watch)
 
 
 def byte_range(session: Session, run: protocol.RunSummary, stream: str, start: int, end: int) -> bytes:

@@ -52,6 +52,8 @@ class RunResult:
     """Why the session ended the run; empty where the session did not."""
     journal_error: str = ""
     """What of the output could not be kept, and why."""
+    archive_error: str = ""
+    """What of it is not kept on the volume, and why."""
 
 
 def new_run_id() -> str:
@@ -148,6 +150,7 @@ class RunService:
             python=None if follower.python is None else follower.python.end,
             reason=ended.reason,
             journal_error=ended.journal_error,
+            archive_error=ended.archive_error,
         )
 
     def await_end(self, session: Session, run_id: str, timeout_s: float) -> bool:

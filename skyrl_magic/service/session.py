@@ -26,7 +26,7 @@ ENDED = "the container has ended: "
 #: What the exit codes of a container mean that its backend ended. Modal has 124 and 137; a process has -9.
 _CODES = {
     124: "its --timeout was over",
-    137: "it was killed (exit code 137): its memory was full, or somebody ended it from outside",
+    137: "it was killed (exit code 137; its memory was full, or somebody ended it from outside)",
     -9: "it was killed (SIGKILL)",
 }
 _KILLED = (137, -9)

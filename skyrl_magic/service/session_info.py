@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import NotFound, SessionError, SessionLost
@@ -17,6 +18,8 @@ from skyrl_magic.service.session import Session
 QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 #: The state of a session whose agent does not answer.
 SILENT = "not answering"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,18 @@ def tags_of(sandbox: Sandbox) -> Mapping[str, str]:
 
 def ask_status(tags: Mapping[str, str], sandbox: Sandbox) -> protocol.Status:
     """What a session that is not open says of itself. Raises SessionError."""
+    return asked(tags, sandbox, lambda session: session.status)
+
+
+def asked(tags: Mapping[str, str], sandbox: Sandbox, question: Callable[[Session], T]) -> T:
+    """What a session that is not open answers; it is left again. Raises SessionError."""
     try:
         session = Session(tags["session"], SessionSpec.from_tags(tags), sandbox, None, QUICK)
     except (KeyError, ValueError):
         raise SessionError("a sandbox of something else") from None
     try:
         session.open()
-        return session.status
+        return question(session)
     finally:
         session.close()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
-from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import CheckoutSync
@@ -33,11 +33,19 @@ class SessionRequest:
     """The budget that ends it."""
     usd_per_hour: float | None = None
     """What an hour costs, where the user says so."""
+    keep: KeepRuns = DEFAULT_KEEP
+    """What stays of its runs on the volume."""
 
     @property
     def place(self) -> Place:
         """Where its session is, or would be."""
         return self.spec.backend, self.spec.app, self.name or self.spec.default_name(owner())
+
+    def at(self, place: Place) -> SessionRequest:
+        """The request for a session that runs, as it is."""
+        backend, app, name = place
+        spec = replace(self.spec, backend=backend, app=app)
+        return replace(self, spec=spec, name=name, asked=frozenset())
 
 
 def owner() -> str:

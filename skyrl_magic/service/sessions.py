@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import AlreadyExists, NotFound, SessionConflict, SessionError, SessionLost
-from skyrl_magic.core.ports import Backend, Sandbox
+from skyrl_magic.core.ports import Backend, Sandbox, Volume
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.patience import wait_for
@@ -152,13 +152,21 @@ class SessionService:
         Raises:
             BackendError: the backend cannot be asked.
         """
-        rows = self._pool.map(lambda sandbox: self._row(backend, sandbox), self._running(backend))
+        rows = self._pool.map(lambda sandbox: self._row(backend, sandbox), self.sandboxes(backend))
         return sorted((row for row in rows if row is not None), key=lambda row: row.age_s)
 
     def running(self, backend: str) -> Sequence[Place]:
         """Where the owner's running sessions are; asks none of them. Raises BackendError."""
-        found = self._pool.map(tags_of, self._running(backend))
+        found = self._pool.map(tags_of, self.sandboxes(backend))
         return [(backend, tags["app"], tags["session"]) for tags in found if "session" in tags and "app" in tags]
+
+    def volume(self, backend: str, name: str) -> Volume:
+        """A volume, read without a session. Raises BackendError."""
+        return self._ask(backend).volume(name)
+
+    def sandboxes(self, backend: str) -> Sequence[Sandbox]:
+        """The owner's running containers, of whichever app. Raises BackendError."""
+        return self._ask(backend).list(owner_tags())
 
     def locate(self, backend: str, app: str, name: str) -> Place:
         """Where the session of this name is: in this app, open in this process, or in any app of a used backend.
@@ -214,9 +222,6 @@ class SessionService:
         found = self._backend(backend)
         self._used.add(backend)
         return found
-
-    def _running(self, backend: str) -> Sequence[Sandbox]:
-        return self._ask(backend).list(owner_tags())
 
     def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:
         tags = tags_of(sandbox)

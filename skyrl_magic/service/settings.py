@@ -13,7 +13,7 @@ from typing import Any
 from skyrl_magic.core import contract, spec
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import Given, merge, setting
-from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
 
 if sys.version_info >= (3, 11):
@@ -38,6 +38,8 @@ class Resolved:
     max_usd: float | None = None
     usd_per_hour: float | None = None
     notes: tuple[str, ...] = ()
+    keep: KeepRuns = DEFAULT_KEEP
+    """What stays of runs on the volume."""
     session: str | None = None
     """The name that the settings, not the line, give the session."""
 
@@ -110,7 +112,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
     ]
     checkout = _checkout(given.repo, folder)
     if checkout is None and given.repo is None:
-        notes.append(f"no SkyRL checkout from {folder} upwards: the cell runs without one (--repo PATH names one)")
+        notes.append("no SkyRL checkout from this folder upwards: the cell runs without one (--repo PATH names one)")
     backend = given.backend or "auto"
     if backend == "auto":
         backend = auto_backend()
@@ -135,8 +137,13 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         given.max_usd,
         given.usd_per_hour,
         tuple(notes),
+        _keep(given),
         config.session or project.session,
     )
+
+
+def _keep(given: Given) -> KeepRuns:
+    return KeepRuns(given.keep_runs_days or DEFAULT_KEEP.days, given.keep_runs_gb or DEFAULT_KEEP.gb)
 
 
 def _checkout(repo: str | None, folder: Path) -> Checkout | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
@@ -57,7 +58,7 @@ _RUN_WORD = re.compile(r"(?:-[0-9]+|[^-\s]\S*)")
 
 def read_attach(line: str) -> Attach:
     """Read the line of ``%skyrl_attach``. Raises OptionError."""
-    runs, found = _read(line, ATTACH_OPTIONS)
+    runs, found = read_runs(line, ATTACH_OPTIONS)
     if len(runs) > 1:
         raise OptionError(f"%skyrl_attach takes one run, and {runs[1]!r} is a second one")
     return Attach(runs[0] if runs else "", "start" in found, bool(found.get("help")))
@@ -65,17 +66,17 @@ def read_attach(line: str) -> Attach:
 
 def read_cancel(line: str) -> Cancel:
     """Read the line of ``%skyrl_cancel``. Raises OptionError."""
-    runs, found = _read(line, CANCEL_OPTIONS)
+    runs, found = read_runs(line, CANCEL_OPTIONS)
     cancel = Cancel(runs, found.get("session"), bool(found.get("help")))
     if not cancel.help and bool(runs) == (cancel.session is not None):
         raise OptionError("name the runs to stop, or --session NAME for all of one: %skyrl_runs lists them")
     return cancel
 
 
-def _read(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The runs and the options of a line, in any order."""
+def read_runs(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The runs and the options of a line, in any order. Raises OptionError."""
     runs: list[str] = []
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     rest = line.strip()
     while rest:
         word = _RUN_WORD.match(rest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import (
     NotFound,
     RunStopped,
+    UnknownRun,
 )
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
@@ -28,13 +31,17 @@ from skyrl_magic.service.checkout import (
 from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
+from skyrl_magic.service.run_list import known_runs
+from skyrl_magic.service.run_log import RunLog
+from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
-from skyrl_magic.ui.cost import check_budget, rows_of, set_live
+from skyrl_magic.ui.cost import check_budget, end_before, rows_of, set_live
 from skyrl_magic.ui.display import note
+from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_for
@@ -43,7 +50,8 @@ from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
-from skyrl_magic.ui.tables import Table, size_text
+from skyrl_magic.ui.runs import RunsAsked, runs_table
+from skyrl_magic.ui.tables import Table, checkout_text, size_text
 from skyrl_magic.ui.variables import Variables
 
 
@@ -84,7 +92,7 @@ class Cells:
             ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
             ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),
             ("volume", f"{spec.volume} at /root/data"),
-            ("checkout", f"{spec.repo} at /root/SkyRL" if spec.repo else "none"),
+            ("checkout", f"{os.path.relpath(spec.repo, folder)} (from here) at /root/SkyRL" if spec.repo else "none"),
             ("workdir", str(PurePosixPath(checkout_workdir, given.workdir or ""))),
             ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
             ("app", spec.app),
@@ -160,14 +168,21 @@ class Cells:
             notebook=notebook_key(folder),
         )
 
-    def _find_run(self, run_id: str, config: Given, folder: Path) -> Found:
-        """The run of this id; without one the newest that goes on, else the last."""
-        session = self.notebook.runs.get(run_id)
+    def _find_run(self, text: str, config: Given, folder: Path) -> Found:
+        """The run that is named so; without a name the newest that goes on, else the last."""
+        known = [*reversed(self.notebook.runs)]
+        with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
+            text = resolve_run(text, known) if text else text
+        session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
-            return session, summary(session, run_id)
-        request, _ = self._request(Given(), config, folder)
+            return session, summary(session, text)
+        return find_run(self._services.sessions, self._reached(config, folder)[0], text, going_on_first=True)
+
+    def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
+        """What a cell without options asks for; its backend is connected to."""
+        request, resolved = self._request(Given(), config, folder)
         self._running.reach(request.spec.backend)
-        return find_run(self._services.sessions, request, run_id, going_on_first=True)
+        return request, resolved
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
@@ -208,17 +223,18 @@ class Cells:
     def logs(self, line: str, config: Given, folder: Path) -> None:
         """Show or save a run's output."""
 
-        def find(run_id: str) -> Found:
-            request, _ = self._request(Given(), config, folder)
-            self._running.reach(request.spec.backend)
-            found = find_run(self._services.sessions, request, run_id)
-            session, run = found
-            if not run_id and (session.spec.backend, session.spec.app, session.name) != request.place:
-                note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
-            return found
+        def find(text: str) -> RunLog:
+            sessions = self._services.sessions
+            return find_notebook_log(text, self.notebook, sessions, lambda: self._reached(config, folder)[0])
 
         with readable():
-            show_logs(line, self.notebook, find)
+            show_logs(line, find)
+
+    def runs_table(self, asked: RunsAsked, config: Given, folder: Path) -> Table:
+        """The runs that are known."""
+        request, resolved = self._reached(config, folder)
+        known = known_runs(self._services.sessions, request)
+        return runs_table(known, asked, request.spec.volume, resolved.keep)
 
     def _leave(self, stopped: Sequence[Place]) -> None:
         """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
@@ -252,7 +268,8 @@ class Cells:
             price = given.usd_per_hour or current.usd_per_hour
             return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
         request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
-        return replace(request, max_usd=resolved.max_usd, usd_per_hour=resolved.usd_per_hour), resolved
+        price = resolved.usd_per_hour
+        return replace(request, max_usd=resolved.max_usd, usd_per_hour=price, keep=resolved.keep), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session, made current, and the line that was shown where it was started now."""
@@ -279,7 +296,7 @@ class Cells:
         self._notes_of_backend(session.spec)
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
-            self._notes_of_new(session, lost)
+            self._notes_of_new(session, lost or end_before(status))
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
             self._note_runs(session)
         if not created:
@@ -309,8 +326,9 @@ class Cells:
         """Say that the notebook's own checkout is not what its cells run with."""
         there = session.spec.repo
         if there != repo:
-            mine = f", and edits in {repo} are not sent there: choose another --session NAME for them" if repo else ""
-            text = f"session {session.name} has {f'the checkout {there}' if there else 'no checkout'}{mine}"
+            here = f"edits in {checkout_text(repo, there)} are not sent there: choose another --session NAME for them"
+            has = f"the checkout {checkout_text(there, repo)}" if there else "no checkout"
+            text = f"session {session.name} has {has}" + (f", and {here}" if repo else "")
             if self.notebook.once(text):
                 note(text)
 
@@ -346,7 +364,7 @@ def _ready_line(session: Session, status: protocol.Status, price: Price | None) 
         ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
     elif status.ray == "starting":
         ray = "; Ray is still starting: runs wait for it"
-    checkout = f", checkout {session.spec.repo}" if session.spec.repo else ""
+    checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
     cost = "" if price is None else f", {price}"
     return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"

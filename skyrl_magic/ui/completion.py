@@ -107,6 +107,8 @@ def _values(option: Option, fragment: str, known: Known) -> Iterable[str]:
         return known.session_names()
     if option.field == "repo":
         return (gpus.NONE, *_folders(fragment))
+    if option.field == "state":
+        return (option.metavar or "").split("|")
     return {
         "backend": BACKENDS,
         "start": ("start",),
@@ -154,6 +156,12 @@ def _logs(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     return _run_and_options(LOG_OPTIONS, words, fragment, known)
 
 
+def _runs(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    from skyrl_magic.ui.runs import RUNS_OPTIONS
+
+    return _after_options(RUNS_OPTIONS, words, fragment, known)
+
+
 def _attach(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     from skyrl_magic.ui.attach import ATTACH_OPTIONS
 
@@ -163,7 +171,7 @@ def _attach(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
 def _cancel(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     from skyrl_magic.ui.attach import CANCEL_OPTIONS
 
-    if any(word.startswith("-") for word in words) or fragment.startswith("-"):
+    if any(word.startswith("--") for word in words) or fragment.startswith("-"):
         return _after_options(CANCEL_OPTIONS, words, fragment, known)
     return fragment, [*(run for run in known.run_ids() if run not in words), *(() if words else ("--session",))]
 
@@ -172,7 +180,7 @@ def _run_and_options(options: Iterable[Option], words: Sequence[str], fragment: 
     """A run comes first, where there is one."""
     if not words and not fragment.startswith("-"):
         return fragment, [*known.run_ids(), *(option.flag for option in options)]
-    has_run = bool(words) and not words[0].startswith("-")
+    has_run = bool(words) and re.fullmatch(r"-[0-9]+|[^-].*", words[0]) is not None
     return _after_options(options, words[1:] if has_run else words, fragment, known)
 
 
@@ -192,4 +200,5 @@ _MAGICS: dict[str, Callable[[Sequence[str], str, Known], _Found | None]] = {
     "skyrl_logs": _logs,
     "skyrl_attach": _attach,
     "skyrl_cancel": _cancel,
+    "skyrl_runs": _runs,
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
-    "idle_timeout", "max_usd", "usd_per_hour",
+    "idle_timeout", "max_usd", "usd_per_hour", "keep_runs_days", "keep_runs_gb",
 )  # fmt: skip
 
 
@@ -42,6 +42,8 @@ class Settings(Magics):
     idle_timeout = _trait("end the container when nothing has run for so long, in seconds or as in 10m")
     max_usd = _trait("end the container when it has cost so many US dollars")
     usd_per_hour = _trait("what an hour of the container costs you, where your rate is another than Modal's")
+    keep_runs_days = _trait("how many days the logs of runs stay on the volume (14), for sessions started from now on")
+    keep_runs_gb = _trait("how many GB of runs' logs stay on the volume (2), for sessions started from now on")
 
     on_interrupt = Enum(
         ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
@@ -106,5 +108,7 @@ def as_settings(given: Given) -> dict[str, object]:
         "idle_timeout": given.idle_timeout_s,
         "max_usd": given.max_usd,
         "usd_per_hour": given.usd_per_hour,
+        "keep_runs_days": given.keep_runs_days,
+        "keep_runs_gb": given.keep_runs_gb,
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from skyrl_magic.core import protocol
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
-from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.ui.tables import duration_text
 
 _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 
@@ -66,6 +68,13 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
     price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None
     if (budget is not None and budget != there.max_usd) or price is not None:
         session.set_budget(budget, price)
+
+
+def end_before(status: protocol.Status) -> str:
+    """Why the session of this name before a new one had ended, as that one knows it; your own stop is no news."""
+    if not status.earlier or status.earlier.startswith(f"%skyrl_stop by {owner()}"):
+        return ""
+    return f"{status.earlier}, {duration_text(status.earlier_s)} ago" if status.earlier_s else status.earlier
 
 
 def money_columns(found: Sequence[SessionInfo]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import OptionError, SessionLost
-from skyrl_magic.core.options import RUN, Option, read_options
-from skyrl_magic.service import logs
-from skyrl_magic.service.find_run import Found
-from skyrl_magic.service.session import Session
+from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.options import RUN, Option
+from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog, last_lines
+from skyrl_magic.ui.attach import read_runs
 from skyrl_magic.ui.display import RunDisplay, note
-from skyrl_magic.ui.notebook import Notebook
+from skyrl_magic.ui.follow_log import follow_log
+from skyrl_magic.ui.grep import Grep
 from skyrl_magic.ui.replay import ReplayText, ReplayView
 from skyrl_magic.ui.tables import size_text
 
-USAGE = "usage: %skyrl_logs [RUN] [--stdout|--stderr] [--tail LINES] [--bytes FROM:TO] [--save PATH]"
+USAGE = """\
+usage: %skyrl_logs [RUN] [--stdout|--stderr] [--tail LINES] [--grep RE] [--bytes FROM:TO] [--follow] [--save PATH]
+
+The output of a run, from its container while that lives and else from the volume, without a container. RUN is a run's
+id, the beginning of one, or -1 for the last run, which is what no RUN means too. --follow goes on until the run ends;
+Stop ends the following, and not the run. %skyrl_runs lists the runs."""
 
 
 def _count(flag: str, text: str) -> int:
@@ -36,83 +43,113 @@ def _range(flag: str, text: str) -> tuple[int, int]:
     return int(start or 0), int(end) if end else -1
 
 
+def _pattern(flag: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise OptionError(f"{flag} {text}: no regular expression: {error}") from None
+
+
 LOG_OPTIONS = (
     Option("--stdout", "stdout", RUN, "stdout alone"),
     Option("--stderr", "stderr", RUN, "stderr alone"),
     Option("--tail", "tail", RUN, "the last lines", "LINES", _count),
     Option("--bytes", "bytes", RUN, "a range of bytes", "FROM:TO", _range),
+    Option("--grep", "grep", RUN, "the lines that a regular expression is found in", "RE", _pattern),
+    Option("--follow", "follow", RUN, "go on until the run ends"),
     Option("--save", "save", RUN, "write it to a file instead of showing it", "PATH"),
     Option("--help", "help", RUN, "this text", short="-h"),
 )
 
 
-def show_logs(line: str, notebook: Notebook, find: Callable[[str], Found]) -> None:
+def show_logs(line: str, find: Callable[[str], RunLog]) -> None:
     """Carry out ``%skyrl_logs``.
 
     Args:
         line: what follows the magic's name.
-        notebook: knows which session ran what.
-        find: finds a run that this notebook did not start; with an empty id the last one of its session.
+        find: finds the log of the run of a name; without one, of the last run.
 
     Raises:
-        OptionError: a wrong line. UnknownRun: there is no such run. SessionError: its session cannot be asked.
+        OptionError: a wrong line. UnknownRun: there is no such run. SessionError, BackendError: one cannot ask.
+        RunLeft: the user stopped following a run.
     """
-    first, *others = line.split(None, 1) or [""]
-    run_id, options = ("", line) if first.startswith("-") else (first, "".join(others))
-    found, rest = read_options(options, LOG_OPTIONS)
+    runs, found = read_runs(line, LOG_OPTIONS)
     if found.get("help"):
         note(USAGE)
         return
-    if rest and (run_id or len(rest.split()) > 1):
-        raise OptionError(f"{rest.split()[0]!r} is no option; {USAGE}")
-    run_id = run_id or rest or notebook.last_run or ""
-    source = notebook.runs.get(run_id)
-    if source is None:
-        source, run = find(run_id)
-    elif not source.channel.alive:
-        raise SessionLost(f"session {source.name}, which holds run {run_id}, has ended, and its log with it")
-    else:
-        run = logs.summary(source, run_id)
-    _deliver(source, run, found)
+    if len(runs) > 1:
+        raise OptionError(f"{runs[1]!r} is no option: %skyrl_logs shows one run, and -h lists its options")
+    if "follow" in found and ("save" in found or "bytes" in found):
+        raise OptionError("--follow shows what comes: leave --save and --bytes out")
+    path = _path(found["save"]) if "save" in found else None
+    log = find(runs[0] if runs else "")
+    try:
+        _deliver(log, found, path)
+    finally:
+        if isinstance(log, VolumeLog):
+            log.close()
 
 
-def _deliver(session: Session, run: protocol.RunSummary, found: dict[str, Any]) -> None:
+def _deliver(log: RunLog, found: dict[str, Any], path: Path | None) -> None:
     streams = [stream for stream in protocol.STREAMS if found.get(stream)] or list(protocol.STREAMS)
-    if "tail" in found or ("bytes" in found and "save" in found):
-        data = b"".join(_part(session, run, stream, found) for stream in streams)
-        if "save" in found:
-            path = _path(found["save"])
-            with _saving(path) as file:
-                file.write(data)
-            note(f"{size_text(len(data))} of run {run.run_id} are in {path}")
-        else:
-            display = RunDisplay(run.run_id, whole=True)
-            display.feed(protocol.Output(run.run_id, streams[0], 0, len(data), payload=data))
-            display.close(None)
-        return
-    if "bytes" not in found and not any(found.get(stream) for stream in protocol.STREAMS):
-        streams.append(protocol.OUTPUTS)
-    if "save" in found:
-        _save(session, run, streams, _path(found["save"]))
+    whole = len(streams) > 1 and "bytes" not in found
+    if "follow" in found and isinstance(log, LiveLog):
+        follow_log(log, streams, found)
+    elif "grep" in found:
+        _search(log, [*streams, protocol.OUTPUTS] if whole else streams, found, path)
+    elif "tail" in found or ("bytes" in found and path is not None):
+        data = b"".join(_part(log, stream, found) for stream in streams)
+        _give(log, [(streams[0], data)], path)
+    elif path is not None:
+        _save(log, [*streams, protocol.OUTPUTS] if whole else streams, path)
     else:
-        display = RunDisplay(run.run_id, whole=True)
+        display = RunDisplay(log.run.run_id, whole=True)
         part = found.get("bytes", (0, -1))
-        view = ReplayView(run.run_id, display, part[0])
-        logs.replay(session, run, streams, protocol.SHOW, view.feed, part)
+        view = ReplayView(log.run.run_id, display, part[0])
+        log.replay([*streams, protocol.OUTPUTS] if whole else streams, protocol.SHOW, view.feed, part)
         display.close(None)
 
 
-def _part(session: Session, run: protocol.RunSummary, stream: str, found: dict[str, Any]) -> bytes:
+def _search(log: RunLog, streams: list[str], found: dict[str, Any], path: Path | None) -> None:
+    """Show or save the lines that match, or the last of them."""
+    lines: deque[tuple[str, bytes]] = deque(maxlen=found.get("tail"))
+    grep = Grep(found["grep"], lambda stream, text: lines.append((stream, text)))
+    log.replay(streams, protocol.ALL, grep.feed, found.get("bytes", (0, -1)))
+    grep.close()
+    if not lines:
+        note(f"no line of run {log.run.run_id} has {found['grep'].pattern}")
+    else:
+        _give(log, lines, path)
+
+
+def _give(log: RunLog, parts: Iterable[tuple[str, bytes]], path: Path | None) -> None:
+    """Show texts of streams, or save them."""
+    run_id = log.run.run_id
+    if path is None:
+        display = RunDisplay(run_id, whole=True)
+        offsets = dict.fromkeys(protocol.STREAMS, 0)
+        for stream, data in parts:
+            display.feed(protocol.Output(run_id, stream, offsets[stream], len(data), payload=data))
+            offsets[stream] += len(data)
+        display.close(None)
+        return
+    data = b"".join(text for _, text in parts)
+    with _saving(path) as file:
+        file.write(data)
+    note(f"{size_text(len(data))} of run {run_id} are in {path}")
+
+
+def _part(log: RunLog, stream: str, found: dict[str, Any]) -> bytes:
     if "tail" in found:
-        return logs.last_lines(session, run, stream, found["tail"])
-    return logs.byte_range(session, run, stream, *found["bytes"])
+        return last_lines(log, stream, found["tail"])
+    return log.read(stream, *found["bytes"])
 
 
-def _save(session: Session, run: protocol.RunSummary, streams: list[str], path: Path) -> None:
+def _save(log: RunLog, streams: list[str], path: Path) -> None:
     with _saving(path) as file:
         text = ReplayText(file.write)
-        logs.replay(session, run, streams, protocol.ALL, text.feed)
-    note(f"{size_text(text.size_bytes)} of run {run.run_id} are in {path}")
+        log.replay(streams, protocol.ALL, text.feed)
+    note(f"{size_text(text.size_bytes)} of run {log.run.run_id} are in {path}")
 
 
 @contextlib.contextmanager

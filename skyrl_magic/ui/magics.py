@@ -29,7 +29,10 @@ _PULL_HELP = (
     "Set variables of the session's Python kernel in this notebook: all of them, or none where one cannot come."
 )
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
-_SESSIONS_HELP = "A table of your running sessions, of every app; * marks the one that a cell without options goes to."
+_SESSIONS_HELP = (
+    "A table of your running sessions, of every app; * marks the one that a cell without options goes to.\n"
+    "Where a price is known: what an hour costs in US dollars at the present use, and what was spent."
+)
 _STOP_HELP = (
     "Stop the current session, those of these names, or with --all every one of yours, of every app: runs end, the\n"
     "volume is committed, and the container is gone."
@@ -232,10 +235,21 @@ class SkyRLMagic(Settings):
             return
         self.cells.stop(line.split(), self.given(), _folder())
 
+    @line_magic
+    def skyrl_runs(self, line: str) -> Any:
+        """A table of runs, newest first: ``%skyrl_runs [--session NAME] [--state STATE] [--since 2h]``."""
+        from skyrl_magic.ui.runs import USAGE, read_runs_line
+
+        asked = read_runs_line(line)
+        if asked.help:
+            _say(USAGE)
+            return None
+        return self.cells.runs_table(asked, self.given(), _folder())
+
     @no_var_expand
     @line_magic
     def skyrl_logs(self, line: str) -> None:
-        """Show or save the full output of a run: ``%skyrl_logs [RUN] [--stderr] [--tail N] [--save PATH]``."""
+        """Show, follow, search or save a run's output: ``%skyrl_logs [RUN] [--follow] [--tail N] [--grep RE]``."""
         self.cells.logs(line, self.given(), _folder())
 
     @line_magic

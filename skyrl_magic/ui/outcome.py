@@ -107,6 +107,8 @@ def bring(variables: Variables, session: Session, outcome: Outcome, sink: CellSi
 def _note_end(result: RunResult, sink: CellSink) -> None:
     if result.commit_error:
         sink.note(f"{result.commit_error}; the next run's end commits again")
+    if result.archive_error:
+        sink.note(f"{result.archive_error}; while the container lives, %skyrl_logs {result.run_id} has all of it")
     if result.journal_error:
         sink.note(f"{result.journal_error}; remove what fills the container's disk (du -x /tmp), or %skyrl_stop")
     if result.python is not None:
@@ -152,7 +154,8 @@ def lost_with_run(error: SkyRLMagicError, run_id: str) -> SkyRLMagicError:
     """What a user hears of a run whose container ended under it."""
     if not isinstance(error, SessionLost) or isinstance(error, SessionUnreachable):
         return error
-    text = f"run {run_id} ended with its session: {error}; "
+    text = f"run {run_id} ended with its session: {error}; %skyrl_logs {run_id} shows what of its output reached the "
+    text += "volume and which bytes may be missing; "
     return SessionLost(text + "the next cell starts a new one, with the volume as it was last committed")
 
 

@@ -69,10 +69,11 @@ class ReplayText:
             self.size_bytes += self._write(payload_bytes(event))
             return
         for message in self._decoder.feed(event):
-            self.size_bytes += self._write(_text(message).encode("utf-8", "replace"))
+            self.size_bytes += self._write(message_text(message).encode("utf-8", "replace"))
 
 
-def _text(message: protocol.KernelMessage) -> str:
+def message_text(message: protocol.KernelMessage) -> str:
+    """What of a Python cell's message is text; empty where it has none."""
     if message.msg_type in DISPLAYS:
         return plain_text(message)
     entries = message.content.get("traceback")

@@ -12,7 +12,7 @@ from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
-from skyrl_magic.ui.tables import Table, duration_text
+from skyrl_magic.ui.tables import Table, checkout_text, duration_text
 
 ALL = "--all"
 
@@ -48,7 +48,7 @@ class Running:
                 duration_text(info.age_s),
                 duration_text(info.ends_in_s) + " if idle" * info.ends_idle + " (budget)" * info.ends_spent,
                 *usd,
-                info.repo or "none",
+                checkout_text(info.repo, *(other.repo for other in found)),
             )
             for info, usd in zip(found, spent, strict=True)
         ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 _MINUTE_S, _HOUR_MIN, _KILO = 60, 60, 1000
 
@@ -17,14 +19,19 @@ class Table:
         columns: the headings.
         rows: one text for each column.
         empty: what is shown when there are no rows.
+        caption: lines below the table.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     empty: str = "(none)"
+    caption: Sequence[str] = ()
 
     def __repr__(self) -> str:
         """Columns padded with spaces."""
+        return "\n".join((self._text(), *self.caption))
+
+    def _text(self) -> str:
         if not self.rows:
             return self.empty
         lines = [self.columns, *self.rows]
@@ -32,6 +39,9 @@ class Table:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
+        return self._html() + "".join(f"<div><small>{html.escape(line)}</small></div>" for line in self.caption)
+
+    def _html(self) -> str:
         if not self.rows:
             return f"<em>{html.escape(self.empty)}</em>"
         head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in self.columns)
@@ -42,6 +52,21 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def checkout_text(path: str, *others: str) -> str:
+    """A checkout as a notebook shows it: by the end of its path alone, as saved notebooks travel to other machines.
+
+    Args:
+        path: of the checkout; empty for none.
+        others: paths that it must not be mistaken for.
+    """
+    parts = PurePath(path).parts
+    for count in range(1, len(parts)):
+        text = "/".join(parts[-count:])
+        if not any(other != path and f"/{other}".endswith(f"/{text}") for other in others):
+            return text
+    return path or "none"
+
+
 def duration_text(seconds: float) -> str:
     """``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
     if round(seconds, 1) < _MINUTE_S:
@@ -50,6 +75,12 @@ def duration_text(seconds: float) -> str:
     if minutes < _HOUR_MIN:
         return f"{minutes} min {rest} s"
     return f"{minutes // _HOUR_MIN} h {minutes % _HOUR_MIN} min"
+
+
+def clock_text(at: float) -> str:
+    """A Unix time by this machine's clock: ``14:05:33`` today, else ``2025-11-25 14:05``."""
+    then, now = time.localtime(at), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)
 
 
 def size_text(size_bytes: float) -> str:

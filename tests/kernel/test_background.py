@@ -121,11 +121,13 @@ def test_more_runs_than_the_setting_allows_are_refused(kernel: Kernel) -> None:
         kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="four"))
         run_id = run_id_of(kernel)
         cell = kernel.run("%skyrl_modal true")
-        assert "1 runs go on in this session already" in cell.error[-1]
+        assert "1 run goes on in this session already" in cell.error[-1]
     finally:
         kernel.run("%config SkyRLMagic.max_runs = 16")
-    assert f"run {run_id} is stopped" in kernel.run(f"%skyrl_cancel {run_id}").notes[-1]
-    assert f"run {run_id} had ended before" in kernel.run(f"%skyrl_cancel {run_id}").notes[-1]
+    notes = kernel.run(f"%skyrl_cancel {run_id}").notes
+    assert any(note.startswith(f"run {run_id} is stopped; ") for note in notes), notes
+    notes = kernel.run(f"%skyrl_cancel {run_id}").notes
+    assert f"run {run_id} had ended before" in notes
 
 
 def test_cancel_ends_all_runs_of_a_session(kernel: Kernel) -> None:

@@ -36,7 +36,8 @@ def test_a_killed_supervisor_ends_the_run_and_the_next_cell_goes_on(
     cell = kernel.run(COUNT)
     assert len(cell.error) == 1
     says = (
-        "ended with its session: the container has ended: it was killed (exit code 137); the next cell starts a new one"
+        "ended with its session: the container has ended: it was killed (exit code 137; its memory was full, or "
+        "somebody ended it from outside); the next cell starts a new one"
     )
     assert says in cell.error[0]
     assert cell.out.startswith("line 1\nline 2\nline 3\n")

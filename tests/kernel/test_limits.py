@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,17 @@ def test_the_timeout_is_said_and_the_next_cell_says_that_it_came(kernel: Kernel)
     assert again.out == "late\n"
     assert ended(again.notes) == "its time was over (--timeout 20 s)"
     kernel.run("%skyrl_stop short")
+
+
+def test_what_is_said_while_no_cell_runs_is_shown_by_the_next_one_once(kernel: Kernel) -> None:
+    kernel.run("%skyrl_start --session quiet --usd-per-hour 3600 --max-usd 60")
+    spent = "float(repr(get_ipython().run_line_magic('skyrl_sessions', '')).split('$')[-1].split()[0]) > 48"
+    kernel.run(f"import time\nwhile not {spent}: time.sleep(0.2)", timeout_s=200)
+    cell = kernel.run("%skyrl_modal echo on")
+    [said] = [note for note in cell.notes if "(--max-usd)" in note]
+    assert said.startswith("session quiet has spent $4")
+    assert kernel.run("%skyrl_modal echo on").notes == []
+    kernel.run("%skyrl_stop quiet")
 
 
 def test_the_budget_is_said_and_the_next_cell_says_that_it_was_spent(kernel: Kernel) -> None:
@@ -96,6 +108,19 @@ def test_idle_time_that_ended_it_is_said_by_the_next_cell(kernel: Kernel) -> Non
     kernel.run("import time\nwhile 'lazy' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)")
     assert ended(kernel.run("%skyrl_modal true").notes) == "nothing ran for 2 s (--idle-timeout)"
     kernel.run("%skyrl_stop lazy")
+
+
+def test_a_new_kernel_hears_how_the_session_before_it_ended(kernel: Kernel, other: Kernel) -> None:
+    kernel.run("%skyrl_modal --session lonely --idle-timeout 2 true")
+    kernel.run(
+        "import time\nwhile 'lonely' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)"
+    )
+    cell = other.run("%skyrl_modal --session lonely true")
+    assert re.fullmatch(r"nothing ran for 2 s \(--idle-timeout\), [\d.]+ s ago", ended(cell.notes))
+    other.run("%skyrl_stop lonely")
+    cell = kernel.run("%skyrl_modal --session lonely true")
+    assert [note for note in cell.notes if "%skyrl_stop" in note] == [], "what one did oneself is no news"
+    kernel.run("%skyrl_stop lonely")
 
 
 def test_who_stopped_it_is_said_by_the_run_and_by_the_next_cell(kernel: Kernel, other: Kernel) -> None:

@@ -266,3 +266,13 @@ def test_stop_does_not_wait_for_the_last_displays_of_a_run_that_has_ended(kernel
     assert "shown 59" not in cell.notes
     assert any("the rest is left out here; %skyrl_logs" in note for note in cell.notes)
     assert python(kernel, "1 + 1").result == "2"
+
+
+def test_a_kernel_that_uv_cannot_start_says_why(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal --session uv printf '[project]\\nname = 1\\n' >pyproject.toml")
+    cell = kernel.run("%skyrl_python --session uv --uv '--offline' 1 + 1")
+    assert len(cell.error) == 1
+    assert "uv run could not start: " in cell.error[0]
+    assert kernel.run("%skyrl_python --session uv 1 + 1").result == "2", "in the cluster's Python"
+    assert "%skyrl_restart" in kernel.run("%skyrl_python --session uv --uv '--offline' 1 + 1").error[0]
+    kernel.run("%skyrl_stop uv")

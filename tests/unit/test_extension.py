@@ -19,6 +19,8 @@ from skyrl_magic.ui.magics import SkyRLMagic
 MAGICS = {
     "skyrl_modal",
     "skyrl_python",
+    "skyrl_attach",
+    "skyrl_cancel",
     "skyrl_restart",
     "skyrl_push",
     "skyrl_pull",

@@ -122,6 +122,8 @@ class RunEnded(Message):
     journal_error: str = ""
     cancelled: str = ""
     """The name of the last signal that :class:`EndRun` has sent; empty where nobody asked for its end."""
+    archive_error: str = ""
+    """What of its log is known not to be kept on the volume, and why."""
 
 
 @frame(8)
@@ -159,4 +161,6 @@ class RunSummary:
     seen: Dict[str, List[int]] = dataclasses.field(default_factory=dict)
     """By notebook: how many bytes of stdout, stderr and outputs it has shown (see :class:`Seen`)."""
     cancelled: str = ""
+    """As in :class:`RunEnded`."""
+    archive_error: str = ""
     """As in :class:`RunEnded`."""

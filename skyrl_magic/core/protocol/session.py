@@ -117,6 +117,10 @@ class Status(Message):
     """Since its start."""
     max_usd: float = 0.0
     """The budget; 0 for none."""
+    earlier: str = ""
+    """Why the session of this name before it had ended; empty where nothing is known of one."""
+    earlier_s: float = 0.0
+    """How long before this one's start; 0 where nobody knows."""
 
 
 @frame(90)

@@ -173,3 +173,40 @@ def test_who_stopped_it_is_said(make_session: MakeSession) -> None:
     session.attach().ask(protocol.StopSession(by="ann@laptop"), protocol.Done)
     assert channel.ended().reason == "%skyrl_stop by ann@laptop ended it"
     assert session.wait() == 0
+
+
+# --- the Python kernel ------------------------------------------------------------------------------------------------
+
+CALLBACK = """
+import time
+from comm import get_comm_manager
+def opened(comm, message):
+    {work}
+get_comm_manager().register_target("slow", opened)
+"""
+
+
+def test_a_widgets_callback_keeps_the_session(make_session: MakeSession) -> None:
+    session = make_session(idle_timeout_s=IDLE_S)
+    channel = session.attach()
+    channel.run(CALLBACK.format(work=f"time.sleep({2 * IDLE_S})"), kind=protocol.PYTHON)
+    content = {"comm_id": "c", "target_name": "slow", "data": {}}
+    channel.send(protocol.KernelMessage("answers", msg_type="comm_open", content=content))
+    began = time.monotonic()
+    while time.monotonic() < began + 1.5 * IDLE_S:
+        assert session.process.poll() is None
+        assert status_of(channel).idle_s < IDLE_S
+        time.sleep(0.1)
+    assert session.wait() == 0
+
+
+def test_a_kernels_thread_that_computes_keeps_the_session_and_one_that_waits_does_not(
+    make_session: MakeSession,
+) -> None:
+    session = make_session(idle_timeout_s=IDLE_S)
+    channel = session.attach()
+    code = "import threading, time\ngo = True\ndef spin():\n    while go: pass\n    time.sleep(600)\n"
+    channel.run(f"{code}threading.Thread(target=spin, daemon=True).start()", kind=protocol.PYTHON)
+    stays(session, channel, "the Python kernel computes")
+    channel.run("go = False", "run-2", kind=protocol.PYTHON)
+    assert session.wait() == 0

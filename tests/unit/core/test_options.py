@@ -55,6 +55,7 @@ VALID: dict[str, tuple[str, object]] = {
     "--output": ("c", ("c",)),
     "--pickle": ("", True),
     "--max-bytes": ("1GiB", 2**30),
+    "--bg": ("", True),
     "--dry-run": ("", True),
     "--help": ("", True),
 }
@@ -115,7 +116,7 @@ def test_a_missing_value_says_what_it_is(flag: str) -> None:
         ("--gpus L4", "unknown option --gpus; did you mean --gpu?"),
         ("--noray", "unknown option --noray; did you mean --no-ray?"),
         ("--idle_timeout 5", "unknown option --idle_timeout; did you mean --idle-timeout?"),
-        ("--bg x", "unknown option --bg; -h lists the options"),
+        ("--bgg x", "unknown option --bgg; did you mean --bg?"),
         ("--zzzzzz", "unknown option --zzzzzz; -h lists the options"),
         ("--timeou 5", "unknown option --timeou; did you mean --timeout?"),
         ("--detach x", "unknown option --detach"),

@@ -10,6 +10,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionLost, UnknownRun
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service import logs
+from skyrl_magic.service.run_log import LiveLog, last_lines
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Lost, payload_bytes
 from tests.unit.service.conftest import Recorder, World, sandbox_of
@@ -135,13 +136,13 @@ def test_a_container_that_ends_meanwhile(session: Session, make_running) -> None
 @pytest.mark.parametrize("count", [1, 3, 20_000, LINES, LINES + 100])
 def test_last_lines(session: Session, ended: protocol.RunSummary, count: int) -> None:
     whole = (b"out 1\nout 2\nout 3\ntail" + MANY).splitlines(keepends=True)
-    assert logs.last_lines(session, ended, protocol.STDOUT, count) == b"".join(whole[-count:])
+    assert last_lines(LiveLog(session, ended), protocol.STDOUT, count) == b"".join(whole[-count:])
 
 
 def test_last_lines_of_a_stream_that_ends_without_a_newline(world: World, session: Session) -> None:
     world.run(session, "printf 'a\\nb\\nc'")
-    assert logs.last_lines(session, logs.summary(session, "run0"), protocol.STDOUT, 2) == b"b\nc"
-    assert logs.last_lines(session, logs.summary(session, "run0"), protocol.STDERR, 2) == b""
+    assert last_lines(LiveLog(session, logs.summary(session, "run0")), protocol.STDOUT, 2) == b"b\nc"
+    assert last_lines(LiveLog(session, logs.summary(session, "run0")), protocol.STDERR, 2) == b""
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_container_that_ends_at_once_says_why(world: World) -> None:
         (0, "skyrl_magic: the session ends: nothing ran\nskyrl_magic: session x is over\n", "nothing ran"),
         (137, "skyrl_magic: the session ends: %skyrl_stop ended it\n", "%skyrl_stop ended it"),
         (124, "skyrl_magic: session x is up after 0.2 s\n", "its --timeout was over"),
-        (137, "", "it was killed (exit code 137): its memory was full, or somebody ended it from outside"),
+        (137, "", "it was killed (exit code 137; its memory was full, or somebody ended it from outside)"),
         (137, "skyrl_magic: out of memory: the kernel killed a process\n", "out of memory (exit code 137)"),
         (1, "skyrl_magic: out of memory: the kernel killed a process\nlast\n", "exit code 1: last"),
         (1, "Traceback\nOSError: no disk\n", "exit code 1: OSError: no disk"),

@@ -196,7 +196,7 @@ def test_an_image_that_is_given_counts(tmp_path: Path) -> None:
 
 def test_no_checkout_is_said_in_one_line_and_none_is_silent(tmp_path: Path) -> None:
     (note,) = resolved(tmp_path).notes
-    assert note.startswith(f"no SkyRL checkout from {tmp_path} upwards")
+    assert note.startswith("no SkyRL checkout from this folder upwards")
     silent = resolved(make_checkout(tmp_path / "SkyRL", old=True), Given(repo="none"))
     assert silent.checkout is None
     assert silent.spec.repo == ""

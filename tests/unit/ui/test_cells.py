@@ -235,7 +235,7 @@ def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsy
     (root / "hello.txt").write_text("hello\n")
     book.folder, book.config = root, replace(DEFAULTS, repo=None)
     assert book.run("cat hello.txt") == Outcome()
-    assert f", checkout {root} (" in capsys.readouterr().out
+    assert ", checkout clone (" in capsys.readouterr().out
     (root / "hello.txt").write_text("changed\n")
     book.run("cat hello.txt")
     assert capsys.readouterr().out == "changed\n"
@@ -253,7 +253,7 @@ def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
     book.run("true", session="c1")
     assert "are not sent" not in capsys.readouterr().out
     book.folder = mine
-    says = f"session c1 has the checkout {theirs}, and edits in {mine} are not sent there: choose another"
+    says = "session c1 has the checkout theirs, and edits in mine are not sent there: choose another"
     says += " --session NAME for them"
     book.run("cat whose", session="c1")
     assert capsys.readouterr().out == f"{says}\ntheirs"
@@ -264,7 +264,7 @@ def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
     capsys.readouterr()
     book.config = replace(DEFAULTS, repo=None)
     book.run("true", session="bare")
-    assert f"session bare has no checkout, and edits in {mine} are not sent there" in capsys.readouterr().out
+    assert "session bare has no checkout, and edits in mine are not sent there" in capsys.readouterr().out
 
 
 def test_the_project_files_session_is_used_where_nobody_says_another(book: Book, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skyrl_magic.ui.tables import Table, duration_text, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, duration_text, size_text
 
 
 def test_text_has_columns_of_one_width() -> None:
@@ -70,3 +70,12 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_sizes(size_bytes: float, text: str) -> None:
     assert size_text(size_bytes) == text
+
+
+def test_a_checkout_is_named_by_as_much_of_its_path_as_it_takes() -> None:
+    assert checkout_text("/home/ada/SkyRL") == "SkyRL"
+    assert checkout_text("/home/ada/SkyRL", "/home/ada/other", "/home/ada/SkyRL", "") == "SkyRL"
+    assert checkout_text("/home/ada/SkyRL", "/home/bob/SkyRL") == "ada/SkyRL"
+    assert checkout_text("/home/ada/SkyRL", "/home/ada/OldSkyRL") == "SkyRL"
+    assert checkout_text("/SkyRL", "/home/SkyRL") == "/SkyRL"
+    assert checkout_text("") == "none"

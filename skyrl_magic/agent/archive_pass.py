@@ -1,0 +1,220 @@
+"""One pass of the archive: copies what is new of some journals to the volume. Done in a process of its own.
+
+Nothing is known from the pass before but what lies on the volume. A file of ours there is complete or not there: it is
+written beside its place and renamed, and a pack, which grows at its end, is cut back where that fails. Of a run that
+goes on the index's last record stays out, as it can still grow, and the streams go as far as the index did in one
+moment: what is there is what the run had written then, in its order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from skyrl_magic.core import protocol
+
+#: A journal of an ended run that is no larger goes into a pack, in bytes.
+PACKED_BYTES = 64 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PRIVATE = 0o600
+
+
+class Job(NamedTuple):
+    """A run whose journal is copied."""
+
+    run_id: str
+    folder: Path
+    ended: bool
+
+
+class Packed(NamedTuple):
+    """Where a small journal lies: the pack's file, the first byte, and the sizes of ``protocol.JOURNAL_FILES``."""
+
+    file: str
+    start: int
+    sizes: List[int]
+
+
+class ArchivePass:
+    """Copies journals and the catalog.
+
+    Args:
+        volume_dir: the volume.
+        key: of the session: part of the names of its files.
+        max_bytes: of each of a run's streams no more is kept.
+    """
+
+    def __init__(self, volume_dir: Path, key: str, max_bytes: int) -> None:
+        self._volume = volume_dir
+        self._key = key
+        self._max_bytes = max_bytes
+        self._pack: Optional[Path] = None
+        self.wrote = False
+        self.failure = ""
+        """Why the last write failed; empty where all worked."""
+        self.problems: Dict[str, str] = {}
+        """What is not kept of a run's log, in one line."""
+        self.packed: Dict[str, Packed] = {}
+
+    def copy(self, job: Job) -> None:
+        """Copy what is new of a journal; what fails is in :attr:`problems`."""
+        target = self._volume / protocol.ARCHIVED_RUNS / job.run_id
+        kept = sizes_of(target)
+        why = ""
+        try:
+            if job.ended and not kept and self._copied_into_pack(job):
+                return
+            ends = _ends(job, kept)
+            if max(ends.values()) > self._max_bytes:
+                why = f"%config SkyRLMagic.keep_runs_gb allows {self._max_bytes} bytes of a stream on the volume"
+            for name, end in ends.items():
+                self._copy(job.folder / name, target, name, kept.get(name, 0), min(end, self._max_bytes))
+        except FileNotFoundError:
+            return  # it has no journal, or none any more
+        except OSError as error:
+            why = self.failure = cause(error)
+        lost = _not_kept(job, sizes_of(target)) if why else ""
+        if lost:
+            self.problems[job.run_id] = f"{why}: the log of run {job.run_id} is not kept there beyond {lost}"
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Write a file whole, or leave the old one. Raises ``OSError``."""
+        beside = self._volume / protocol.ARCHIVE / f"{self._key}.new"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE)
+            try:
+                _write_all(fd, data)
+            finally:
+                os.close(fd)
+            beside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        self.wrote = True
+
+    def write_catalog(self, data: bytes) -> None:
+        """Write the session's catalog where it is another one than before; what fails is in :attr:`failure`."""
+        path = self._volume / protocol.CATALOGS / f"{self._key}.json"
+        try:
+            if not path.is_file() or path.read_bytes() != data:
+                self.replace(path, data)
+        except OSError as error:
+            self.failure = cause(error)
+
+    def _copy(self, source: Path, target: Path, name: str, at: int, end: int) -> None:
+        """Bring the segments of a journal's file from byte ``at`` to ``end``."""
+        if end <= at:
+            return
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for start in range(at - at % protocol.SEGMENT_BYTES, end, protocol.SEGMENT_BYTES):
+                data = os.pread(fd, min(protocol.SEGMENT_BYTES, end - start), start)
+                self.replace(target / protocol.segment_name(name, start), data)
+        finally:
+            os.close(fd)
+
+    def _copied_into_pack(self, job: Job) -> bool:
+        """Whether the journal is small, and now in a pack. Raises ``OSError``."""
+        paths = [job.folder / name for name in protocol.JOURNAL_FILES]
+        if sum(_size(path) for path in paths) > PACKED_BYTES:
+            return False
+        parts = [path.read_bytes() if path.is_file() else b"" for path in paths]
+        data = b"".join(parts)
+        pack, start = self._room(), 0
+        if data:
+            fd = os.open(pack, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _PRIVATE)
+            start = os.fstat(fd).st_size
+            try:
+                _write_all(fd, data)
+            except OSError:
+                os.ftruncate(fd, start)
+                raise
+            finally:
+                os.close(fd)
+        self.packed[job.run_id] = Packed(pack.name, start, [len(part) for part in parts])
+        self.wrote = True
+        return True
+
+    def _room(self) -> Path:
+        """The pack that takes the next journal."""
+        folder = self._volume / protocol.PACKS
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._pack is None:
+            mine = sorted(name for name in os.listdir(folder) if name.rpartition("-")[0] == self._key)  # noqa: PTH208
+            self._pack = folder / (mine[-1] if mine else f"{self._key}-{0:06d}")
+        if _size(self._pack) >= protocol.SEGMENT_BYTES:
+            self._pack = folder / f"{self._key}-{int(self._pack.name.rpartition('-')[2]) + 1:06d}"
+        return self._pack
+
+
+def cause(error: OSError) -> str:
+    """Why something could not be written on the volume."""
+    return "the volume is full" if error.errno in _FULL else f"the volume cannot be written ({error.strerror})"
+
+
+def sizes_of(target: Path) -> Dict[str, int]:
+    """How many bytes of each of a journal's files are in the segments in ``target``."""
+    found: Dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(target):
+            segment = protocol.parse_segment(entry.name)
+            if segment is not None:
+                name, start = segment
+                found[name] = max(found.get(name, 0), start + entry.stat().st_size)
+    return found
+
+
+def _ends(job: Job, kept: Dict[str, int]) -> Dict[str, int]:
+    """Up to which byte each of a journal's files can be copied now, the index first: a reader clamps its records."""
+    sizes = {name: _size(job.folder / name) for name in protocol.JOURNAL_FILES}
+    index_bytes = sizes[protocol.INDEX] - sizes[protocol.INDEX] % protocol.INDEX_RECORD.size
+    if job.ended:
+        return {**sizes, protocol.INDEX: index_bytes}
+    grown = {stream for stream in protocol.JOURNAL_STREAMS if sizes[stream] > kept.get(stream, 0)}
+    ends = {protocol.INDEX: max(index_bytes - protocol.INDEX_RECORD.size, 0)}
+    fd = os.open(job.folder / protocol.INDEX, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return {**ends, **_named(fd, index_bytes, grown)}
+    finally:
+        os.close(fd)
+
+
+def _named(fd: int, index_bytes: int, streams: "set[str]") -> Dict[str, int]:
+    """The ends of ``streams`` as the first ``index_bytes`` of the index name them, read from its end."""
+    found: Dict[str, int] = {}
+    end = index_bytes
+    while end and len(found) < len(streams):
+        start = max(end - protocol.SEGMENT_BYTES, 0)
+        for stream, _, stream_end in reversed(list(protocol.index_records(os.pread(fd, end - start, start)))):
+            if stream in streams:
+                found.setdefault(stream, stream_end)
+        end = start
+    return found
+
+
+def _not_kept(job: Job, kept: Dict[str, int]) -> str:
+    """From which bytes on a run's streams are not in the archive; empty where all of them are."""
+    missing: List[Tuple[str, int]] = []
+    for stream in protocol.JOURNAL_STREAMS:
+        size, there = _size(job.folder / stream), kept.get(stream, 0)
+        if there < size:
+            missing.append((stream, there))
+    return ", ".join(f"byte {there} of {stream}" for stream, there in missing)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,244 @@
+"""Runs on the volume: the catalogs of their sessions, and their journals, read without a container.
+
+The layout is that of ``core.protocol.journal_index``. What lies there was written by containers: nothing of it is
+trusted, and what is none of ours is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.errors import NotFound, SessionError
+from skyrl_magic.core.ports import Volume
+
+#: How many files are read at once.
+_AT_ONCE = 16
+#: So many segments of a journal are fetched ahead, and so many are kept.
+_AHEAD = 3
+_KEPT = 12
+#: How long a session without an end can still be alive after its timeout; and at most where that is not known. In
+#: seconds, as in the agent's ``prune``.
+_SLACK_S = 3600.0
+_LONGEST_S = 24 * 3600.0
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class ArchivedSession:
+    """A session as its catalog tells of it."""
+
+    name: str
+    owner: str
+    started_at: float
+    timeout_s: float
+    ended_at: float | None
+    """None where its container has not said that it ends: it lives, or has died."""
+    reason: str
+    """Why it ended."""
+    seen_at: float
+    """When the catalog was last written."""
+
+    def may_live(self, now: float) -> bool:
+        """Whether its container can still be there, as far as the catalog tells."""
+        return self.ended_at is None and now < self.started_at + (self.timeout_s or _LONGEST_S) + _SLACK_S
+
+
+@dataclass(frozen=True)
+class ArchivedRun:
+    """A run as the catalog of its session has it."""
+
+    summary: protocol.RunSummary
+    session: ArchivedSession
+    reason: str
+    """Why the session ended it; empty where the session did not."""
+    packed: tuple[str, int, tuple[int, ...]] | None
+    """The pack that has its journal, the first byte, and the sizes of the journal's files; None: it has a folder."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.summary.run_id
+
+    @property
+    def ended(self) -> bool:
+        """Whether its end reached the volume."""
+        return self.summary.state == "ended"
+
+
+def archived_runs(volume: Volume) -> list[ArchivedRun]:
+    """The runs of every session that wrote to the volume, in no order. Raises BackendError."""
+    try:
+        files = volume.list(protocol.CATALOGS)
+    except NotFound:
+        return []
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="skyrl-catalogs") as pool:
+        catalogs = pool.map(lambda file: _read(volume, file.path), files)
+        return [run for file, data in zip(files, catalogs, strict=True) for run in _runs(data, file.modified_at)]
+
+
+def _read(volume: Volume, path: str) -> bytes:
+    try:
+        return volume.read(path) if path.endswith(_SUFFIX) else b""
+    except NotFound:  # it was pruned meanwhile
+        return b""
+
+
+def _runs(data: bytes, modified_at: float) -> Iterator[ArchivedRun]:
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        catalog = json.loads(data)
+        ended_at = catalog["ended_at"]
+        session = ArchivedSession(
+            name=str(catalog["session"]),
+            owner=str(catalog.get("owner", "")),
+            started_at=float(catalog["started_at"]),
+            timeout_s=float(catalog["timeout_s"]),
+            ended_at=None if ended_at is None else float(ended_at),
+            reason=str(catalog["reason"]),
+            seen_at=modified_at,
+        )
+        for entry in catalog["runs"]:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                yield _run(entry, session)
+
+
+def _run(entry: Mapping[str, Any], session: ArchivedSession) -> ArchivedRun:
+    """Raises ValueError, TypeError or KeyError for what is no run."""
+    summary = protocol.RunSummary(
+        run_id=str(entry["run_id"]),
+        state=str(entry["state"]),
+        command=str(entry["command"]),
+        started_at=float(entry["started_at"]),
+        duration_s=float(entry["duration_s"]),
+        exit_code=None if entry["exit_code"] is None else int(entry["exit_code"]),
+        kind=str(entry["kind"]),
+        cancelled=str(entry["cancelled"]),
+        archive_error=str(entry["archive_error"]),
+        stdout_bytes=int(entry["stdout_bytes"]),
+        stderr_bytes=int(entry["stderr_bytes"]),
+        outputs_bytes=int(entry["outputs_bytes"]),
+    )
+    packed = entry["packed"]
+    place = None if packed is None else (str(packed[0]), int(packed[1]), tuple(int(size) for size in packed[2]))
+    return ArchivedRun(summary, session, str(entry["reason"]), place)
+
+
+class ArchivedJournal:
+    """What of a run's journal is on the volume; to be closed. Not for several threads.
+
+    Args:
+        volume: where it lies.
+        run: whose it is.
+
+    Raises:
+        NotFound: nothing of it is there. BackendError: it cannot be read.
+    """
+
+    def __init__(self, volume: Volume, run: ArchivedRun) -> None:
+        self._volume = volume
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="skyrl-journal")
+        self._parts: dict[tuple[str, int], Future[bytes]] = {}
+        self._unpacked_files: dict[str, bytes] = {}
+        self._folder = f"{protocol.ARCHIVED_RUNS}/{run.run_id}"
+        try:
+            self.sizes = self._listed() if run.packed is None else self._unpacked(*run.packed)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave what is under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def pieces(self) -> Iterator[tuple[str, int, int]]:
+        """Stream, start and end of what is there, in the order in which it was written."""
+        reached = dict.fromkeys(protocol.JOURNAL_STREAMS, 0)
+        index = self.read(protocol.INDEX, 0, self.sizes[protocol.INDEX])
+        for stream, _, named_end in protocol.index_records(index):
+            end = min(named_end, self.sizes[stream])
+            if end > reached[stream]:
+                yield stream, reached[stream], end
+                reached[stream] = end
+        for stream, start in reached.items():
+            if start < self.sizes[stream]:
+                yield stream, start, self.sizes[stream]
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """The bytes ``[start, end)`` of one of its files, as far as they are there. Raises BackendError."""
+        end = min(end, self.sizes[name])
+        if self._unpacked_files:
+            return self._unpacked_files[name][start:end]
+        size = protocol.SEGMENT_BYTES
+        firsts = range(start - start % size, end, size)
+        parts = []
+        for first in firsts:
+            data = self._part(name, first, end if len(firsts) > 1 else first + 1)
+            parts.append(data[max(start - first, 0) : end - first])
+        return b"".join(parts)
+
+    def _listed(self) -> dict[str, int]:
+        """The sizes of what the run's folder has: of each file the segments that follow one another."""
+        found: dict[tuple[str, int], int] = {}
+        for file in self._volume.list(self._folder):
+            segment = protocol.parse_segment(file.name)
+            if segment is not None:
+                found[segment] = file.size_bytes
+        sizes = dict.fromkeys(protocol.JOURNAL_FILES, 0)
+        for (name, start), size_bytes in sorted(found.items()):
+            if start == sizes[name]:
+                sizes[name] += min(size_bytes, protocol.SEGMENT_BYTES)
+        return sizes
+
+    def _unpacked(self, pack: str, start: int, sizes: tuple[int, ...]) -> dict[str, int]:
+        data = self._volume.read(f"{protocol.PACKS}/{pack}")
+        if len(sizes) != len(protocol.JOURNAL_FILES) or min(sizes, default=0) < 0 or start + sum(sizes) > len(data):
+            raise SessionError(f"{protocol.PACKS}/{pack} on the volume is damaged")
+        for name, size_bytes in zip(protocol.JOURNAL_FILES, sizes, strict=True):
+            self._unpacked_files[name] = data[start : start + size_bytes]
+            start += size_bytes
+        return dict(zip(protocol.JOURNAL_FILES, sizes, strict=True))
+
+    def _part(self, name: str, first: int, wanted_to: int) -> bytes:
+        """The segment that begins at byte ``first``; those after it are fetched meanwhile, where they are wanted."""
+        size = protocol.SEGMENT_BYTES
+        part = self._fetched(name, first)
+        for ahead in range(first + size, min(wanted_to, first + (_AHEAD + 1) * size), size):
+            self._fetched(name, ahead)
+        data = part.result()
+        while len(self._parts) > _KEPT:
+            del self._parts[next(iter(self._parts))]
+        return data
+
+    def _fetched(self, name: str, first: int) -> Future[bytes]:
+        key = (name, first)
+        if key not in self._parts:
+            path = f"{self._folder}/{protocol.segment_name(name, first)}"
+            self._parts[key] = self._pool.submit(self._volume.read, path)
+        self._parts[key] = self._parts.pop(key)  # the newest one
+        return self._parts[key]
+
+
+def as_there(run: ArchivedRun, journal: ArchivedJournal) -> protocol.RunSummary:
+    """The run with the sizes of what is on the volume."""
+    out, err, outputs = (journal.sizes[stream] for stream in protocol.JOURNAL_STREAMS)
+    return dataclasses.replace(run.summary, stdout_bytes=out, stderr_bytes=err, outputs_bytes=outputs)
+
+
+def missing_line(run: ArchivedRun, journal: ArchivedJournal, now: float | None = None) -> str:
+    """What of the run's log is not on the volume, or may not be; empty where all of it is."""
+    if run.summary.archive_error:
+        return run.summary.archive_error
+    there = [f"{journal.sizes[s]:,} of {s}" for s in protocol.STREAMS if journal.sizes[s] or s == protocol.STDOUT]
+    if not run.ended:
+        lives = run.session.may_live(time.time() if now is None else now)
+        why = "the run goes on, or its container died" if lives else "the container died"
+        return f"bytes after {' and '.join(there)} may be missing: {why} before they were committed"
+    short = any(journal.sizes[s] < getattr(run.summary, f"{s}_bytes") for s in protocol.JOURNAL_STREAMS)
+    return f"bytes after {' and '.join(there)} are missing on the volume" if short else ""
