@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.kernels import KernelHost
@@ -22,6 +22,8 @@ from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 _COMMAND_CHARS = 200
+#: So many go into one answer to a client that asks for all: a thousand would take megabytes for a moment.
+_LISTED_RUNS = 64
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
 #: A Python run without a kernel.
@@ -92,9 +94,10 @@ class RunTable:
         spare.wait()
         return spare
 
-    def summaries(self) -> List[protocol.RunSummary]:
-        """All runs, oldest first."""
-        return [run.summary() for run in self._runs.values()]
+    def summaries(self, first: int) -> Tuple[List[protocol.RunSummary], bool]:
+        """Runs from the one at this place on, oldest first, and whether there are more."""
+        runs = list(itertools.islice(self._runs.values(), first, first + _LISTED_RUNS + 1))
+        return [run.summary() for run in runs[:_LISTED_RUNS]], len(runs) > _LISTED_RUNS
 
     def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
@@ -253,6 +256,7 @@ class RunTable:
             if run.control is not None:
                 run.control.close()
                 run.control = None
+            run.shrink()
 
         self._commit(committed)
 

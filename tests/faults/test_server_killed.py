@@ -19,7 +19,9 @@ pytestmark = pytest.mark.faults
 
 LINES = 100
 #: A line each 20 ms or so, with the time on the container's clock.
-COUNT = f"%%skyrl_modal\nexec 3<> <(:)\nfor i in $(seq {LINES}); do echo $i $EPOCHREALTIME; read -t 0.02 -u 3; done; true"
+COUNT = (
+    f"%%skyrl_modal\nexec 3<> <(:)\nfor i in $(seq {LINES}); do echo $i $EPOCHREALTIME; read -t 0.02 -u 3; done; true"
+)
 #: What a cell may say of its connection.
 TOLD = {"the connection to the session broke; reconnecting", "the connection to the session is back"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,14 +150,19 @@ def test_after_a_flood_there_is_room_again(notebook: Notebook) -> None:
     assert [value[0] for _, value in notebook.shown()] == ["x", "…"] * 3
 
 
+def descriptors() -> set[str]:
+    """Of this process."""
+    return {file.name for file in Path("/proc/self/fd").iterdir()}
+
+
 def test_cells_that_have_ended_hold_no_files_open(notebook: Notebook) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     runs = [notebook.cell(f"run-{number}") for number in range(20)]
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     for number in range(2):
         for run in runs:
             notebook.late.add(run, text(f"late {number}\n"))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert {notebook.journal(run, protocol.STDOUT) for run in runs} == {b"late 0\nlate 1\n"}
     index = Cursor(notebook.folder / "run-0", dict.fromkeys(protocol.JOURNAL_STREAMS, 0))
     assert index.new_segments(ended=False) == [Segment(protocol.STDOUT, 0, 14)]
