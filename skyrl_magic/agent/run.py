@@ -83,7 +83,7 @@ class Run:
     def shrink(self) -> None:
         """It is over: forget what nobody asks for any more, as a session may have thousands of runs."""
         self.heard = b""
-        self.spec = RunSpec(self.spec.run_id, self.spec.folder, "", _NO_ENV, self.spec.errexit)
+        self.spec = self.spec._replace(workdir="", env=_NO_ENV)
 
     @property
     def folder(self) -> Path:

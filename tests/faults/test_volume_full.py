@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from skyrl_magic.loopback.daemon import ServerAddress, find_server, stop_server
 from tests.contract.conftest import make_checkout
 from tests.faults.ledger import Ledger
 from tests.faults.sandbox import Inside
-from tests.kernel.conftest import SETTINGS, Cell, Kernel, make_kernel
+from tests.kernel.conftest import SETTINGS, Kernel, make_kernel
 from tests.kernel.test_background import run_id_of
 
 pytestmark = [
@@ -34,6 +35,7 @@ for block in range({BLOCKS}):
         text = text[os.write(1, text):]
     time.sleep(0.005)
 sys.exit(42)"""
+_KEPT = re.compile(r"\d+ bytes of output could not be kept: No space left on device; remove")
 WHOLE = "".join(f"{number:0{LINE_BYTES - 1}}\n" for number in range(BLOCKS * BLOCK_LINES)).encode()
 
 
@@ -61,8 +63,8 @@ def test_the_disk_is_full_in_mid_journal(tmp_path: Path) -> None:
     ledger = Ledger(
         11,
         f"volume and container's disk ({DISK_MB} MB) full in mid-journal",
-        "one clear line; the run goes on to its own end; what is kept is the run's beginning, byte for byte, in the "
-        "container and on the volume; the logs of earlier runs are whole",
+        "one clear line about the output, one about the volume; the run goes on to its own end; what is kept is the "
+        "run's beginning, byte for byte, in the container and on the volume; the logs of earlier runs are whole",
         full=5,
         short=1,
     )
@@ -71,22 +73,32 @@ def test_the_disk_is_full_in_mid_journal(tmp_path: Path) -> None:
         with ledger.trial(), small_disk(tmp_path / str(number)) as (kernel, state):
             kernel.run("%skyrl_modal echo earlier")
             earlier = run_id_of(kernel)
-            kernel.run(f"%skyrl_modal head -c {rng.randrange(20_000_000)} /dev/zero > /tmp/other")
+            kernel.run(f"%skyrl_modal head -c {rng.randrange(1_000_000, 20_000_000)} /dev/zero > /tmp/other")
             cell = kernel.run(f"%%skyrl_modal\nexec python3 -Sc '{FLOOD}'")
+            assert "failed: exit code 42" in cell.error[0], cell.error
+            told = [note for note in cell.notes if "No space left on device" in note]
+            # The output, the commit and the log on the volume, each in one line, where it concerns them.
+            assert len([line for line in told if _KEPT.search(line)]) == 1, told
+            assert len({line.partition(":")[0] for line in told}) == len(told) <= 3, told
+            ledger.figure("lines that say so", len(told))
+            run_id = run_id_of(kernel)
             server = find_server(state)
             assert server is not None
-            _check(ledger, kernel, Inside(server), cell)
-            log = tmp_path / f"log-{number}"
-            for run_id in (earlier, run_id_of(kernel)):
-                print(kernel.run(f"%skyrl_logs {run_id} --save {log}-{run_id}").notes)
-            print(kernel.run("%skyrl_stop --all").notes)
-            for run_id in (earlier, run_id_of(kernel)):
-                c = kernel.run(f"%skyrl_logs {run_id} --save {log}-{run_id}")
-                print(c.notes, c.error)
+            kept = Inside(server).journal(run_id)
+            ledger.figure("kept in the container", len(kept) / 1e6, "MB")
+            assert WHOLE.startswith(kept)
+            assert _log(kernel, run_id, tmp_path) == kept
+            assert kernel.run("%skyrl_stop --all").status == "ok"
+            archived = _log(kernel, run_id, tmp_path)
+            ledger.figure("of it on the volume", len(archived) / 1e6, "MB")
+            assert kept.startswith(archived)
+            assert _log(kernel, earlier, tmp_path) == b"earlier\n"
+            assert kernel.run("%skyrl_modal echo on").out == "on\n"
 
 
-def _check(ledger: Ledger, kernel: Kernel, inside: Inside, cell: Cell) -> None:
-    print(cell.error, cell.notes[-3:], cell.out[:200], cell.err)
-    kept = inside.journal(run_id_of(kernel))
-    print(len(kept))
-    assert WHOLE.startswith(kept)
+def _log(kernel: Kernel, run_id: str, folder: Path) -> bytes:
+    """The log of a run, from its container or from the volume."""
+    file = folder / "log"
+    cell = kernel.run(f"%skyrl_logs {run_id} --save {file}")
+    assert cell.status == "ok", cell.error
+    return file.read_bytes()
