@@ -37,6 +37,13 @@ class Inside:
         return [self.supervisor, *self.supervisor.children(recursive=True)]
 
 
+def memory_bytes(process: psutil.Process) -> int:
+    """Its resident memory; 0 where it has just ended."""
+    with suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
 def _command(process: psutil.Process) -> list[str]:
     """Its command; empty where it has just ended."""
     with suppress(psutil.Error):

@@ -13,7 +13,7 @@ import pytest
 
 from skyrl_magic.loopback.daemon import ServerAddress
 from tests.faults.ledger import Ledger
-from tests.faults.sandbox import Inside
+from tests.faults.sandbox import Inside, memory_bytes
 from tests.kernel.conftest import Kernel
 from tests.kernel.processes import processes_of
 from tests.kernel.running import Running
@@ -95,7 +95,7 @@ def _frozen(pid: int, freeze_s: float, inside: Inside, server: ServerAddress) ->
 def _agent_bytes(inside: Inside, server: ServerAddress) -> int:
     """Resident memory of the supervisor, of its forks, the shims, and of what serves the client."""
     agent = {*processes_of(server, "attach"), *inside.forks()}
-    return sum(process.memory_info().rss for process in agent)
+    return sum(map(memory_bytes, agent))
 
 
 def _shows_the_newest(out: str, notes: list[str], lines: int) -> None:
