@@ -32,7 +32,7 @@ def test_the_server_is_killed(kernel: Kernel, server: ServerAddress) -> None:
         "`kill -9` of the loopback server under a run, and its restart: by the cell, or by somebody else",
         "the run goes on and its cell has all of its output; a new kernel finds the session and joins it",
         full=20,
-        short=2,
+        short=1,
     )
     rng = ledger.rng()
     kernel.run("%skyrl_modal echo same > /tmp/mark")
