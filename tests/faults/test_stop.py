@@ -60,7 +60,6 @@ def test_stop_ends_all_that_a_run_started(kernel: Kernel, server: ServerAddress)
     )
     kernel.run(f"%config SkyRLMagic.grace = {GRACE_S}")
     inside = Inside(server)
-    slowest: dict[str, float] = {}
     for number in ledger:
         kind = [*TREES][number % len(TREES)]
         with ledger.trial():
@@ -73,7 +72,6 @@ def test_stop_ends_all_that_a_run_started(kernel: Kernel, server: ServerAddress)
             kernel.on_text = ("begun\n", press)
             cell = kernel.run(f"%%skyrl_modal --env TREE=tree{number}\n{TREES[kind]}")
             took_s = time.monotonic() - pressed[0]
-            slowest[kind] = max(took_s, slowest.get(kind, 0.0))
             ledger.figure("Stop to the cell's end", took_s, "s")
             assert "was stopped by" in cell.error[-1], (kind, cell.error)
             began = time.monotonic()
@@ -87,7 +85,6 @@ def test_stop_ends_all_that_a_run_started(kernel: Kernel, server: ServerAddress)
                 for process in remains:
                     process.kill()
             until(lambda: not [p for p in inside.processes() if p.status() == psutil.STATUS_ZOMBIE])
-    ledger.note("slowest: " + ", ".join(f"{kind} {took_s:.1f} s" for kind, took_s in slowest.items()))
 
 
 def left(inside: Inside, number: int) -> list[psutil.Process]:
