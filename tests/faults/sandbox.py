@@ -38,9 +38,9 @@ class Inside:
 
 
 def memory_bytes(process: psutil.Process) -> int:
-    """Its resident memory; 0 where it has just ended."""
+    """Its share of resident memory, as forks have most of theirs in common; 0 where it has just ended."""
     with suppress(psutil.Error):
-        return int(process.memory_info().rss)
+        return int(process.memory_full_info().pss)
     return 0
 
 
