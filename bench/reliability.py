@@ -40,7 +40,10 @@ def main(arguments: list[str]) -> int:
     for file in RESULTS.glob("*.json"):
         if file.stat().st_mtime >= began:
             row = json.loads(file.read_text(encoding="utf-8"))
-            row |= {"on": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "load": f"{load:.1f}, {os.getloadavg()[0]:.1f}"}
+            row |= {
+                "on": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+                "load": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
+            }
             file.write_text(json.dumps(row, indent=1, ensure_ascii=False), encoding="utf-8")
     PAGE.write_text(render([json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]))
     return code
@@ -72,7 +75,7 @@ def _figure(figure: dict[str, Any]) -> str:
     spread = (figure["min"], figure["median"], figure["max"])
     if len({f"{value:.3g}" for value in spread}) == 1:
         return f"{figure['name']}: {_number(spread[0])}{unit}"
-    return f"{figure['name']}: {' – '.join(map(_number, spread))}{unit}"  # noqa: RUF001 - a range's sign
+    return f"{figure['name']}: {' – '.join(map(_number, spread))}{unit}"
 
 
 def _number(value: float) -> str:

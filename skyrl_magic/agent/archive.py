@@ -48,7 +48,8 @@ class Archiver:
         self._key = f"{config.session}-{int(self._started_at)}"
         self._fresh: Dict[str, Run] = {}
         """Runs of which something may not be in the archive."""
-        self._packed: Dict[str, List[Any]] = {}
+        self._packed: Dict[str, str] = {}
+        """As JSON: a session may have thousands of runs."""
         self._pruned: Set[str] = set()
         self._standing = ""
         """Why the last pass failed; empty where it worked."""
@@ -141,7 +142,7 @@ class Archiver:
     def _take(self, answer: Dict[str, Any]) -> None:
         problems = answer["problems"]
         self._standing = answer["failure"]
-        self._packed.update(answer["packed"])
+        self._packed.update({run_id: json.dumps(packed) for run_id, packed in answer["packed"].items()})
         self._pruned.update(answer["pruned"])
         for run in list(self._fresh.values()):
             run.archive_error = problems.get(run.run_id, "")
@@ -169,7 +170,7 @@ class Archiver:
         work = ArchivePass(volume, self._key, int(self._config.keep_runs_gb * _GB))
         for run in self._fresh.values():
             work.copy(Job(run.run_id, run.folder, run in self._covered))
-        self._packed.update({run_id: list(packed) for run_id, packed in work.packed.items()})
+        self._packed.update({run_id: json.dumps(packed) for run_id, packed in work.packed.items()})
         for run in self._fresh.values():
             run.archive_error = work.problems.get(run.run_id, "")
         catalog = self._catalog()
@@ -214,4 +215,5 @@ class Archiver:
             entry["duration_s"] = 0.0
         elif run.state == ENDING:
             entry.update(state=ENDED, duration_s=run.duration_s)
-        return {**entry, "reason": run.reason, "signal": run.signal, "packed": self._packed.get(run.run_id)}
+        packed = json.loads(self._packed.get(run.run_id, "null"))
+        return {**entry, "reason": run.reason, "signal": run.signal, "packed": packed}

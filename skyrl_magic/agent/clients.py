@@ -176,11 +176,11 @@ class Client:
     def _seen(self, request: protocol.Seen) -> None:
         run = self._supervisor.runs.get(request.run_id)
         if run is not None:
-            run.see(str(request.notebook), [int(request.stdout), int(request.stderr), int(request.outputs)])
+            run.see(str(request.notebook), (int(request.stdout), int(request.stderr), int(request.outputs)))
 
     def _list(self, request: protocol.ListRuns) -> None:
-        runs = [dataclasses.asdict(summary) for summary in self._supervisor.runs.summaries()]
-        self.push(protocol.RunList(request.request, runs))
+        runs, more = self._supervisor.runs.summaries(int(request.first))
+        self.push(protocol.RunList(request.request, [dataclasses.asdict(run) for run in runs], more))
 
     def _configure(self, request: protocol.Configure) -> None:
         if request.idle_timeout_s is not None:

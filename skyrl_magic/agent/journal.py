@@ -44,9 +44,10 @@ class JournalWriter:
         self, folder: Path, streams: Sequence[str] = STREAMS, make_room: Callable[[], bool] = lambda: False
     ) -> None:
         self._make_room = make_room
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._files = [os.open(folder / name, flags, 0o600) for name in streams]
-        self._index = os.open(folder / INDEX, flags, 0o600)
+        self._paths = [folder / name for name in (*streams, INDEX)]
+        self._files: List[int] = []
+        self._index = -1
+        self._open(os.O_CREAT | os.O_TRUNC)
         self.sizes = [0] * len(streams)
         self.lost_bytes = 0
         self.error = ""
@@ -55,23 +56,34 @@ class JournalWriter:
         self._last = -1
         self._last_start = 0
 
+    def _open(self, flags: int) -> None:
+        *self._files, self._index = (os.open(p, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600) for p in self._paths)
+
+    def _reopen(self) -> None:
+        """Where it was closed, go on behind what it has."""
+        if not self._files:
+            self._open(0)
+            for fd, size in zip(self._files, self.sizes):  # noqa: B905  (Python 3.9 has no strict)
+                os.lseek(fd, size, os.SEEK_SET)
+
     @property
     def descriptors(self) -> Tuple[int, ...]:
-        """Of its files."""
-        return (*self._files, self._index)
+        """Of its files; none while it rests."""
+        return (*self._files, self._index) if self._files else ()
 
     def write(self, stream: int, data: memoryview) -> None:
         """Append ``data`` to stream number ``stream`` (its place in :data:`protocol.JOURNAL_STREAMS`)."""
         written = 0
         if not self._broken[stream]:
             try:
+                self._reopen()
                 while written < len(data):
                     written += self._append(stream, data[written:])
                 self._record(stream, written)
             except OSError as error:
                 self._broken[stream] = True
                 self.error = error.strerror or str(error)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, IndexError):  # not opened: its folder is gone
                     os.ftruncate(self._files[stream], self.sizes[stream] + written)
                     self._record(stream, written)
         self.lost_bytes += len(data) - written
@@ -90,9 +102,10 @@ class JournalWriter:
         return f"{self.lost_bytes} bytes of output could not be kept: {self.error}" if self.lost_bytes else ""
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, until something is written again."""
         for fd in self.descriptors:
             os.close(fd)
+        self._files = []
 
     def _record(self, stream: int, count: int) -> None:
         if count == 0:

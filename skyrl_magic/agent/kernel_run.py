@@ -91,6 +91,8 @@ class KernelRun:
     def _write(self, stream: int, data: Union[bytes, memoryview]) -> None:
         if self._journal is not None:
             self._journal.write(stream, memoryview(data))
+            if self.over:
+                self._journal.close()
             self._notifier.grown()
 
     def refuse(self, text: str) -> None:
@@ -117,7 +119,10 @@ class KernelRun:
             if content.get("status") != "ok":
                 self._exit_code = EXIT_ERROR
         self.over = True
-        lost = "" if self._journal is None else self._journal.lost_line
+        lost = ""
+        if self._journal is not None:
+            lost = self._journal.lost_line
+            self._journal.close()  # a kernel has many cells, and few of them say something later
         duration_s = 0.0 if self._began is None else time.monotonic() - self._began
         self._notifier.close()
         return protocol.ExecuteEnded(self.run_id, self._exit_code, self._signal, duration_s, lost)

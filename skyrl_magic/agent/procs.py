@@ -50,6 +50,13 @@ def descendants(root: int) -> List[int]:
     return found
 
 
+def name_of(pid: int) -> str:
+    """A process's name, at most 15 characters of it; empty where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path("/proc", str(pid), "comm").read_text("utf-8", "replace").rstrip("\n")
+    return ""
+
+
 def signal_tree(root: int, number: int) -> int:
     """Send signal ``number`` once to every process below ``root``, also to those forked meanwhile; how many got it."""
     reached: Set[int] = set()

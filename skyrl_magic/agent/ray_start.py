@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import FrozenSet, List, Optional, Sequence
+from typing import Dict, FrozenSet, List, Optional, Sequence
 
 from skyrl_magic.agent import procs
 
@@ -32,6 +32,8 @@ _LOOK_S = 0.05
 _STATUS_LINE = b"Autoscaler status"
 #: How coarse the times of files may be, in seconds.
 _CLOCK_S = 2.0
+#: Without these there is no cluster; `ray start` leaves them to the supervisor, as its children.
+_VITAL = ("gcs_server", "raylet")
 _COMMAND = ("ray", "start", "--head", "--disable-usage-stats")
 
 
@@ -49,6 +51,7 @@ class RayStart:
         self._pid = 0
         self._started = 0.0
         self._seconds: Optional[float] = None
+        self._vital: Dict[int, str] = {}
         self.state = OFF
         self.detail = ""
 
@@ -84,7 +87,19 @@ class RayStart:
         self.state = READY if procs.exit_code(status) == 0 else FAILED
         if self.state == FAILED:
             self.detail = _last_line(self._log) or f"'ray start' ended with {procs.exit_code(status)}"
+        else:
+            names = {pid: procs.name_of(pid) for pid in procs.descendants(os.getpid())}
+            self._vital = {pid: name for pid, name in names.items() if name in _VITAL}
         return True
+
+    def lost(self, pid: int, status: int) -> str:
+        """What of Ray has ended, where ``pid`` was a part without which there is no cluster; else empty."""
+        name = self._vital.pop(pid, "")
+        if not name:
+            return ""
+        self._vital.clear()  # the rest follows
+        how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
+        return f"Ray's {name} has ended ({how})"
 
 
 def _child(log: Path, packages: Sequence[str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Union
+from typing import Dict, Optional, Tuple, Union
 
 from skyrl_magic.agent import journal
 from skyrl_magic.agent.shim import End, RunSpec
@@ -21,6 +22,7 @@ LAUNCHED = "launched"
 ENDING = "ending"
 _NOTEBOOK_CHARS = 64
 _MAX_NOTEBOOKS = 16
+_NO_ENV: Dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Run:
     """What came from its shim so far."""
     cancelled: str = ""
     """The name of the last signal by which somebody wanted to end it."""
-    seen: Dict[str, List[int]] = field(default_factory=dict)
+    seen: Dict[str, Tuple[int, int, int]] = field(default_factory=dict)
     """How far which notebook has shown it, as in ``core.protocol.Seen``."""
 
     @property
@@ -65,10 +67,11 @@ class Run:
         """The run's id."""
         return self.spec.run_id
 
-    def see(self, notebook: str, bytes_shown: List[int]) -> None:
+    def see(self, notebook: str, bytes_shown: Tuple[int, int, int]) -> None:
         """Note how far a notebook has shown it; the notebooks that looked last are kept."""
-        self.seen.pop(notebook, None)
-        self.seen[notebook[:_NOTEBOOK_CHARS]] = bytes_shown
+        name = sys.intern(notebook[:_NOTEBOOK_CHARS])
+        self.seen.pop(name, None)
+        self.seen[name] = bytes_shown
         while len(self.seen) > _MAX_NOTEBOOKS:
             del self.seen[next(iter(self.seen))]
 
@@ -76,6 +79,11 @@ class Run:
         """Take over how its shim, or the kernel's relay, says that it ended."""
         self.exit_code, self.signal = end.exit_code, end.signal
         self.duration_s, self.journal_error = end.duration_s, end.journal_error
+
+    def shrink(self) -> None:
+        """It is over: forget what nobody asks for any more, as a session may have thousands of runs."""
+        self.heard = b""
+        self.spec = self.spec._replace(workdir="", env=_NO_ENV)
 
     @property
     def folder(self) -> Path:
@@ -99,7 +107,7 @@ class Run:
             err,
             kind,
             outputs,
-            self.seen,
+            {name: list(shown) for name, shown in self.seen.items()},
             self.cancelled,
             self.archive_error,
         )

@@ -10,11 +10,12 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, List, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.run import ENDED, ENDING, LAUNCHED, RUNNING, WAITING, PythonCell, Run
+from skyrl_magic.agent.run_store import RunStore
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
 from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec
 from skyrl_magic.agent.shim import STARTED as SHIM_STARTED
@@ -22,6 +23,8 @@ from skyrl_magic.agent.spare import Spare
 from skyrl_magic.core import protocol
 
 _COMMAND_CHARS = 200
+#: So many go into one answer to a client that asks for all: a thousand would take megabytes for a moment.
+_LISTED_RUNS = 64
 #: What a run ended with whose shim was killed: nobody saw bash's own end.
 _LOST_SIGNAL = signal.SIGKILL
 #: A Python run without a kernel.
@@ -53,7 +56,7 @@ class RunTable:
         self._state_dir = state_dir
         self._changed = changed
         self._commit = commit
-        self._runs: Dict[str, Run] = {}
+        self._runs = RunStore()
         self._spare: Optional[Spare] = None
         self._spares = itertools.count()
         self.spare_used_at = 0.0
@@ -66,12 +69,12 @@ class RunTable:
     @property
     def active(self) -> List[Run]:
         """The runs that are not over."""
-        return [run for run in self._runs.values() if run.state != ENDED]
+        return self._runs.active
 
     @property
     def all(self) -> List[Run]:
-        """The runs, oldest first."""
-        return [*self._runs.values()]
+        """The runs, oldest first, to be read."""
+        return self._runs.part(0)
 
     @property
     def has_spare(self) -> bool:
@@ -92,9 +95,10 @@ class RunTable:
         spare.wait()
         return spare
 
-    def summaries(self) -> List[protocol.RunSummary]:
-        """All runs, oldest first."""
-        return [run.summary() for run in self._runs.values()]
+    def summaries(self, first: int) -> Tuple[List[protocol.RunSummary], bool]:
+        """Runs from the one at this place on, oldest first, and whether there are more."""
+        runs = self._runs.part(first, first + _LISTED_RUNS + 1)
+        return [run.summary() for run in runs[:_LISTED_RUNS]], len(runs) > _LISTED_RUNS
 
     def add(self, request: protocol.StartRun, workdir: Path, *, ready: bool) -> Run:
         """Record a run and start it if ``ready``. A run that exists is left as it is.
@@ -104,8 +108,9 @@ class RunTable:
             TypeError: for fields of a wrong type.
             OSError: the disk takes no more.
         """
-        if request.run_id in self._runs:
-            return self._runs[request.run_id]
+        known = self._runs.get(request.run_id)
+        if known is not None:
+            return known
         folder = paths.run_dir(self._state_dir, request.run_id)
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
@@ -118,7 +123,7 @@ class RunTable:
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
         if not shell:
             run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
-        self._runs[request.run_id] = run
+        self._runs.add(run)
         if ready:
             self._launch(run)
         return run
@@ -149,13 +154,16 @@ class RunTable:
 
     def started(self, run_id: str) -> None:
         """The kernel has a Python run's cell."""
-        run = self._runs[run_id]
-        run.state = RUNNING
-        self._changed(run)
+        run = self._runs.going_on(run_id)
+        if run is not None:
+            run.state = RUNNING
+            self._changed(run)
 
     def ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
         """A Python run is over; ``detail`` says why where the kernel's relay could not."""
-        run = self._runs[run_id]
+        run = self._runs.going_on(run_id)
+        if run is None:
+            return
         if end is None:
             run.reason, run.exit_code, run.duration_s = detail, EXIT_NO_KERNEL, time.time() - run.started_at
         else:
@@ -247,12 +255,14 @@ class RunTable:
 
         def committed(error: str) -> None:
             run.state, run.commit_error = ENDED, error
+            self._runs.end(run)
             self._changed(run)
             with contextlib.suppress(OSError):
                 (run.folder / paths.NOTIFY_SOCKET).unlink()
             if run.control is not None:
                 run.control.close()
                 run.control = None
+            run.shrink()
 
         self._commit(committed)
 

@@ -25,7 +25,7 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.journal import JournalWriter
@@ -46,8 +46,7 @@ EXIT_NO_WORKDIR = 2
 EXIT_NO_BASH = 127
 
 
-@dataclasses.dataclass(frozen=True)
-class RunSpec:
+class RunSpec(NamedTuple):
     """What a shim needs to know of its run."""
 
     run_id: str
@@ -59,7 +58,7 @@ class RunSpec:
 
     def to_bytes(self) -> bytes:
         """As it travels to the shim."""
-        data = json.dumps(dataclasses.asdict(self)).encode()
+        data = json.dumps(self._asdict()).encode()
         return LENGTH.pack(len(data)) + data
 
 

@@ -277,8 +277,16 @@ class Supervisor:
         for pid, status in procs.reap():
             if self.ray.reaped(pid, status):
                 self._ray_settled()
+            elif lost := self.ray.lost(pid, status):
+                self._ray_lost(lost)
             elif not (self.kernel.reaped(pid) or self.idle.reaped(pid) or self.archiver.reaped(pid)):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
+
+    def _ray_lost(self, what: str) -> None:
+        """What asks a cluster that is not there waits for a minute: say so before."""
+        if not self._stopping:
+            ends = f"%skyrl_stop {self.config.session} ends it, the next cell starts anew"
+            self.tell("ray", f"{what}: what uses Ray fails in this session from now on; {ends}")
 
     def _ray_settled(self) -> None:
         log(f"ray is {self.ray.state} after {self.ray.seconds:.1f} s {self.ray.detail}".rstrip())

@@ -32,13 +32,22 @@ def summary(session: Session, run_id: str) -> protocol.RunSummary:
 
 def all_runs(session: Session) -> list[protocol.RunSummary]:
     """The session's runs, oldest first. Raises SessionError."""
-    channel = session.channel
-    answer = channel.patiently(lambda: channel.request(protocol.ListRuns, protocol.RunList))
     known = {field.name for field in dataclasses.fields(protocol.RunSummary)}  # a newer agent may say more
-    try:
-        return [protocol.RunSummary(**{n: v for n, v in run.items() if n in known}) for run in answer.runs]
-    except (TypeError, AttributeError) as error:
-        raise SessionError(f"the session's list of runs cannot be read: {error}") from None
+    found: list[protocol.RunSummary] = []
+    while True:
+        answer = _listed(session, len(found))
+        try:
+            found += [protocol.RunSummary(**{n: v for n, v in run.items() if n in known}) for run in answer.runs]
+        except (TypeError, AttributeError) as error:
+            raise SessionError(f"the session's list of runs cannot be read: {error}") from None
+        if not answer.more or not answer.runs:
+            return found
+
+
+def _listed(session: Session, first: int) -> protocol.RunList:
+    """Some of the session's runs, from this place on."""
+    channel = session.channel
+    return channel.patiently(lambda: channel.request(lambda number: protocol.ListRuns(number, first), protocol.RunList))
 
 
 def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)

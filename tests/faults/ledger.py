@@ -46,6 +46,11 @@ class Ledger:
         self._figures: dict[tuple[str, str], list[float]] = {}
         self._began = time.monotonic()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether this is a full run."""
+        return self._results is not None
+
     def rng(self) -> random.Random:
         """A source of chance, whose seed is kept with the results."""
         seed = random.SystemRandom().randrange(1 << 32)

@@ -8,12 +8,14 @@ import socket
 import struct
 import threading
 from types import TracebackType
+from typing import final
 
 _READ_BYTES = 65_536
 #: Closed so, a socket sends a reset and drops what it has not sent (``SO_LINGER`` in socket(7)).
 _RESET = struct.pack("ii", 1, 0)
 
 
+@final
 class Proxy:
     """A context manager; it listens on 127.0.0.1 and carries each connection to ``target_port`` there."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,9 +27,28 @@ class Inside:
         """A stream of a run as it lies on the sandbox's disk."""
         return (self.state / "runs" / run_id / stream).read_bytes()
 
+    def forks(self) -> list[psutil.Process]:
+        """The supervisor and the processes of its own that it forked: the shims."""
+        command = self.supervisor.cmdline()
+        return [process for process in self.processes() if _command(process) == command]
+
     def processes(self) -> list[psutil.Process]:
         """All processes of the sandbox."""
         return [self.supervisor, *self.supervisor.children(recursive=True)]
+
+
+def memory_bytes(process: psutil.Process) -> int:
+    """Its share of resident memory, as forks have most of theirs in common; 0 where it has just ended."""
+    with suppress(psutil.Error):
+        return int(process.memory_full_info().pss)
+    return 0
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Its command; empty where it has just ended."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def _inner_pid(process: psutil.Process) -> int:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def _killed(kernel: Kernel, code: str, at_line: int) -> str:
 def _check(ledger: Ledger, journal: str, seen: str, goes_on: str, again: str) -> None:
     lines = lines_of(journal)
     assert [line.number for line in lines] == [*range(LINES)]
-    pause_s = max(line.at_s - before.at_s for before, line in zip(lines, lines[1:], strict=False))
+    pause_s = max(line.at_s - before.at_s for before, line in pairwise(lines))
     ledger.figure("the run's longest pause between two lines", pause_s, "s")
     assert pause_s < PAUSE_S
     assert again == journal

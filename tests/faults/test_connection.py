@@ -64,7 +64,7 @@ def test_the_connection_is_cut_at_a_random_byte(far_kernel: Kernel, proxy: Proxy
         "the TCP connection under a streaming run is cut at a random byte",
         "shown, captured and journalled text equal to the expected bytes",
         full=200,
-        short=6,
+        short=4,
     )
     rng = ledger.rng()
     text = _make_text(rng, far_kernel.folder / TEXT_FILE)

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.faults
 
 LINES = 100
 #: A line each 20 ms or so, with the time on the container's clock.
-COUNT = f"%%skyrl_modal\nexec 3<> <(:)\nfor i in $(seq {LINES}); do echo $i $EPOCHREALTIME; read -t 0.02 -u 3; done; true"
+COUNT = (
+    f"%%skyrl_modal\nexec 3<> <(:)\nfor i in $(seq {LINES}); do echo $i $EPOCHREALTIME; read -t 0.02 -u 3; done; true"
+)
 #: What a cell may say of its connection.
 TOLD = {"the connection to the session broke; reconnecting", "the connection to the session is back"}
 
@@ -30,7 +32,7 @@ def test_the_server_is_killed(kernel: Kernel, server: ServerAddress) -> None:
         "`kill -9` of the loopback server under a run, and its restart: by the cell, or by somebody else",
         "the run goes on and its cell has all of its output; a new kernel finds the session and joins it",
         full=20,
-        short=2,
+        short=1,
     )
     rng = ledger.rng()
     kernel.run("%skyrl_modal echo same > /tmp/mark")

@@ -129,18 +129,23 @@ class RunEnded(Message):
 @frame(8)
 @dataclasses.dataclass(frozen=True)
 class ListRuns(Message):
-    """Answered by :class:`RunList`."""
+    """Answered by :class:`RunList`. ``first`` is the place of the first run that is wanted; the oldest one's is 0."""
 
     request: int = 0
+    first: int = 0
 
 
 @frame(74)
 @dataclasses.dataclass(frozen=True)
 class RunList(Message):
-    """Answer to :class:`ListRuns`, oldest first; an item has the fields of :class:`RunSummary`."""
+    """Answer to :class:`ListRuns`, oldest first; an item has the fields of :class:`RunSummary`.
+
+    Of many runs it has some, and ``more`` is set: neither side has to hold all of them at once.
+    """
 
     request: int = 0
     runs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
+    more: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from skyrl_magic.agent import late
+from skyrl_magic.agent.journal import Cursor, Segment
 from skyrl_magic.agent.kernel_run import KernelRun
 from skyrl_magic.agent.late import LateOutput
 from skyrl_magic.core import protocol
@@ -24,12 +25,12 @@ class Notebook:
         monkeypatch.setattr(late, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         self.sent: list[protocol.Message] = []
         self.late = LateOutput(self.sent.append)
-        self._folder = folder
+        self.folder = folder
         self._selector = selectors.DefaultSelector()
         self._runs: list[KernelRun] = []
 
     def cell(self, run_id: str) -> KernelRun:
-        folder = self._folder / run_id
+        folder = self.folder / run_id
         folder.mkdir()
         run = KernelRun(protocol.ExecuteRun(run_id, str(folder)), self._selector)
         run.end()
@@ -37,7 +38,7 @@ class Notebook:
         return run
 
     def journal(self, run: KernelRun, stream: str) -> bytes:
-        return (self._folder / run.run_id / stream).read_bytes()
+        return (self.folder / run.run_id / stream).read_bytes()
 
     def shown(self) -> list[tuple[str, str]]:
         """The run and the text, or the type, of each message."""
@@ -147,3 +148,22 @@ def test_after_a_flood_there_is_room_again(notebook: Notebook) -> None:
         notebook.late.flush()
         notebook.now_s += 1
     assert [value[0] for _, value in notebook.shown()] == ["x", "…"] * 3
+
+
+def descriptors() -> set[str]:
+    """Of this process."""
+    return {file.name for file in Path("/proc/self/fd").iterdir()}
+
+
+def test_cells_that_have_ended_hold_no_files_open(notebook: Notebook) -> None:
+    before = descriptors()
+    runs = [notebook.cell(f"run-{number}") for number in range(20)]
+    assert descriptors() == before
+    for number in range(2):
+        for run in runs:
+            notebook.late.add(run, text(f"late {number}\n"))
+    assert descriptors() == before
+    assert {notebook.journal(run, protocol.STDOUT) for run in runs} == {b"late 0\nlate 1\n"}
+    index = Cursor(notebook.folder / "run-0", dict.fromkeys(protocol.JOURNAL_STREAMS, 0))
+    assert index.new_segments(ended=False) == [Segment(protocol.STDOUT, 0, 14)]
+    index.close()

@@ -182,6 +182,19 @@ def test_many_runs_at_once(channel: Attached) -> None:
         assert channel.text(run_id=run_id) == f"{run_id}\n".encode()
 
 
+def test_many_runs_are_listed_in_parts(channel: Attached) -> None:
+    ids = [f"run-{number}" for number in range(70)]
+    for run_id in ids:
+        channel.run("true", run_id)
+    listed: list[str] = []
+    for first, more in ((0, True), (64, False)):
+        part = channel.ask(protocol.ListRuns(first=first), protocol.RunList)
+        assert isinstance(part, protocol.RunList)
+        assert part.more is more
+        listed += [run["run_id"] for run in part.runs]
+    assert listed == ids
+
+
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "../x", "a" * 65, ".hidden", "a\n"])
 def test_a_name_that_no_run_can_have_is_refused(channel: Attached, run_id: str) -> None:
     answer = channel.ask(protocol.StartRun(0, run_id, payload=b"true"), protocol.Done, protocol.Failed)

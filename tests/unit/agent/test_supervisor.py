@@ -137,6 +137,18 @@ def test_a_run_that_waited_for_ray_finds_its_status(make_session: MakeSession, t
     assert channel.text() == b"Autoscaler status\n"
 
 
+def test_the_end_of_rays_node_is_told(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
+    node = f"setsid -f {tmp_path}/bin/raylet -c 'echo $$ >{tmp_path}/pid; read _' <{gate} >/dev/null 2>&1"
+    env = program(tmp_path / "bin", "ray", f"{node}\nuntil [ -s {tmp_path}/pid ]; do sleep 0.02; done")
+    (tmp_path / "bin" / "raylet").symlink_to("/bin/bash")
+    channel = make_session(ray=True, env=env).attach()
+    channel.run("true")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    notice = channel.wait_for(protocol.Notice)
+    assert notice.text.startswith("Ray's raylet has ended (SIGKILL): what uses Ray fails in this session")
+    assert channel.run("echo on", "run-2").exit_code == 0
+
+
 def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession, tmp_path: Path) -> None:
     daemon = f"setsid -f bash -c 'echo $$ >{tmp_path}/pid; exec sleep 600' >/dev/null 2>&1"
     session = make_session(ray=True, env=program(tmp_path / "bin", "ray", daemon))
