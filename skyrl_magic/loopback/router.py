@@ -54,6 +54,7 @@ class RouterCalls:
         sandbox = self._sandbox(request.task_id)
         if request.container_id:
             raise GRPCError(Status.UNIMPLEMENTED, "sidecar containers are not implemented by skyrl_magic.loopback")
+        await sandbox.begun.wait()
         try:
             sandbox.start_exec(request.exec_id, self._exec_request(sandbox, request))
         except KeeperLostError as error:
@@ -157,6 +158,7 @@ class RouterCalls:
     ) -> router_pb2.TaskReloadVolumesResponse:
         """Bring what others committed into the sandbox's volumes; refused while files on them are open."""
         sandbox = self._sandbox(request.task_id)
+        await sandbox.begun.wait()
         if sandbox.link is None:
             raise GRPCError(Status.NOT_FOUND, "the sandbox has ended")
         try:

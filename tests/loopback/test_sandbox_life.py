@@ -145,6 +145,22 @@ def test_one_of_two_creations_wins(create: SandboxMaker) -> None:
     assert len(made) == 1
 
 
+def test_a_command_waits_for_a_sandbox_that_is_still_starting(create: SandboxMaker) -> None:
+    """Its name is taken, and found, before its main process runs."""
+
+    def found(number: int) -> Any:
+        try:
+            return modal.Sandbox.from_name(create.app_name, f"starting-{number}", client=create.client)
+        except NotFoundError:
+            return None
+
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(5):
+            making = pool.submit(create, name=f"starting-{number}")
+            assert run(until(lambda number=number: found(number)), "echo up") == (0, "up\n", "")
+            making.result()
+
+
 def test_tags_and_list(create: SandboxMaker) -> None:
     first = create(name="a", tags={"kind": "x", "n": "1"})
     second = create(tags={"kind": "x", "n": "2"})

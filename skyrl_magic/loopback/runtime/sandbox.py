@@ -78,6 +78,8 @@ class Sandbox:
         self.link: KeeperLink | None = None
         self.exit: SandboxExit | None = None
         self.execs: dict[str, ExecProcess] = {}
+        self.begun = asyncio.Event()
+        """Its start is over, in one way or the other: it has its name before that, and who finds it by that waits."""
         self._ended = asyncio.Event()
         self._stdin: StdinWriter | None = None
 
@@ -98,6 +100,7 @@ class Sandbox:
         """
         self.link = link
         await link.until(lambda: link.state.started or link.state.exit is not None or link.closed)
+        self.begun.set()
         if link.state.exit is not None and link.state.exit["reason"] == "failed":
             raise SandboxError(link.state.exit["error"])
         if not link.state.started and link.state.exit is None:
@@ -112,6 +115,7 @@ class Sandbox:
     def mark_ended(self, result: SandboxExit) -> None:
         """The sandbox is over; whoever waits for it learns how it ended."""
         self.exit = result
+        self.begun.set()
         if self._stdin is not None:
             self._stdin.close()
         self._ended.set()

@@ -153,6 +153,7 @@ class SandboxRuntime:
             await sandbox.attach(await link.spawn(sandbox.folder, spec))
         except BaseException:
             del self._sandboxes[sandbox.meta.sandbox_id]
+            sandbox.begun.set()
             await asyncio.shield(self._discard(sandbox))
             raise
         self._watch(sandbox)
