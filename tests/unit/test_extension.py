@@ -22,6 +22,7 @@ MAGICS = {
     "skyrl_attach",
     "skyrl_cancel",
     "skyrl_restart",
+    "skyrl_runs",
     "skyrl_push",
     "skyrl_pull",
     "skyrl_start",
