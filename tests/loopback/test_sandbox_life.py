@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,16 +149,16 @@ def test_one_of_two_creations_wins(create: SandboxMaker) -> None:
 def test_a_command_waits_for_a_sandbox_that_is_still_starting(create: SandboxMaker) -> None:
     """Its name is taken, and found, before its main process runs."""
 
-    def found(number: int) -> Any:
+    def found(name: str) -> Any:
         try:
-            return modal.Sandbox.from_name(create.app_name, f"starting-{number}", client=create.client)
+            return modal.Sandbox.from_name(create.app_name, name, client=create.client)
         except NotFoundError:
             return None
 
     with ThreadPoolExecutor(1) as pool:
-        for number in range(5):
-            making = pool.submit(create, name=f"starting-{number}")
-            assert run(until(lambda number=number: found(number)), "echo up") == (0, "up\n", "")
+        for name in map("starting-{}".format, range(5)):
+            making = pool.submit(create, name=name)
+            assert run(until(functools.partial(found, name)), "echo up") == (0, "up\n", "")
             making.result()
 
 
