@@ -10,8 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +20,34 @@ RESULTS = ROOT / "build" / "faults"
 PAGE = Path(__file__).with_name("RELIABILITY.md")
 #: Names the folder of the results to the tests (``tests.faults.ledger``).
 _VARIABLE = "SKYRL_FAULTS_RESULTS"
+_CODE_VARIABLE = "SKYRL_FAULTS_CODE"
 _HEAD = """\
 # Reliability
 
 Written by `make faults` (the suite is `tests/faults`; `make test` runs it a few times each): real kernels, the real
 `modal` client, a real loopback server, the real agent in real sandboxes. A try *held* where everything under "must" was
-so; the figures are min – median – max over the tries.
+so; the last column has the load before and after, and the commit that was tested, as rows are measured one by one.
+Figures are min – median – max over the tries.
 """
 _COLUMNS = ("fault", "times", "must", "held", "measured", "on")
 
 
 def main(arguments: list[str]) -> int:
     """Run the suite; returns its exit code."""
-    load, began = os.getloadavg()[0], time.time()
     command = [sys.executable, "-m", "pytest", "-q", "-m", "faults", "tests/faults", *arguments]
-    code = subprocess.run(command, cwd=ROOT, env=os.environ | {_VARIABLE: str(RESULTS)}, check=False).returncode
-    for file in RESULTS.glob("*.json"):
-        if file.stat().st_mtime >= began:
-            row = json.loads(file.read_text(encoding="utf-8"))
-            row |= {
-                "on": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-                "load": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
-            }
-            file.write_text(json.dumps(row, indent=1, ensure_ascii=False), encoding="utf-8")
+    env = os.environ | {_VARIABLE: str(RESULTS), _CODE_VARIABLE: _code()}
+    code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
     PAGE.write_text(render([json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]))
     return code
+
+
+def _code() -> str:
+    """The commit, with a plus sign where files differ from it; the page itself does not count."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    changed = [*git, "status", "--porcelain", "--", ".", f":!{PAGE.relative_to(ROOT)}"]
+    edited = subprocess.run(changed, check=False, capture_output=True, text=True).stdout
+    return commit.stdout.strip() + ("+" if edited else "")
 
 
 def render(rows: list[dict[str, Any]]) -> str:
@@ -66,7 +67,7 @@ def _line(row: dict[str, Any]) -> str:
     held = row["tried"] - len(row["failures"])
     verdict = f"{held} of {row['tried']}" if not row["failures"] else f"**{held} of {row['tried']}**"
     measured = "; ".join([*map(_figure, row["figures"]), *row["notes"]])
-    on = f"{row['on']}, {row['took_s'] / 60:.0f} min, load {row['load']}"
+    on = f"{row['on']}, {row['took_s'] / 60:.0f} min, load {row['load']}, code {row['code']}"
     return f"| {row['fault']} | {row['asked']} | {row['must']} | {verdict} | {measured} | {on} |"
 
 

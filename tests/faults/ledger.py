@@ -10,10 +10,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 #: ``make faults`` sets it to the folder of its results: then each fault comes as often as the table says.
 RESULTS_VARIABLE = "SKYRL_FAULTS_RESULTS"
+#: The commit that is tested, as ``make faults`` knows it.
+CODE_VARIABLE = "SKYRL_FAULTS_CODE"
 #: A fault that breaks what must hold so often need not be tried again.
 _ENOUGH_FAILURES = 5
 
@@ -45,6 +48,7 @@ class Ledger:
         """What else was seen, in words."""
         self._figures: dict[tuple[str, str], list[float]] = {}
         self._began = time.monotonic()
+        self._load = os.getloadavg()[0]
 
     @property
     def is_full(self) -> bool:
@@ -106,6 +110,9 @@ class Ledger:
             "figures": [_figure(name, unit, values) for (name, unit), values in self._figures.items()],
             "notes": self.notes,
             "took_s": time.monotonic() - self._began,
+            "on": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            "load": f"{self._load:.1f}, {os.getloadavg()[0]:.1f}",
+            "code": os.environ.get(CODE_VARIABLE, ""),
         }
 
 

@@ -77,8 +77,8 @@ def test_a_thousand_runs(kernel: Kernel, server: ServerAddress) -> None:
     ledger = Ledger(
         12,
         "1,000 runs in one session: shell, Python, background, cancelled, failed, stopped",
-        "no more processes and descriptors than after the first 100; memory of supervisor, `attach`, relay, both "
-        "kernels ± 10 %",
+        "no more processes, threads and descriptors than after the first 100, and no more than 10 % more memory: "
+        "supervisor, `attach`, relay, both kernels",
         full=1000,
         short=60,
     )

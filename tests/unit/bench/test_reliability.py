@@ -17,7 +17,7 @@ from tests.faults.ledger import RESULTS_VARIABLE, Ledger
 def rows(folder: Path) -> list[dict[str, object]]:
     """The results in ``folder``, as the command completes them."""
     found = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
-    return [row | {"on": "2026-01-01", "load": "0.1, 0.2"} for row in found]
+    return [row | {"on": "2026-01-01", "load": "0.1, 0.2", "code": "abc"} for row in found]
 
 
 def test_a_row_has_its_tries_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,10 @@ def test_a_row_has_its_tries_and_its_figures(tmp_path: Path, monkeypatch: pytest
             ledger.figure("left", 0)
     page = reliability.render(rows(tmp_path))
     assert "1 of 1 rows held in every try." in page
-    assert "| fault | 3 | must | 3 of 3 | took: 0.5 – 1.5 – 2.5 s; left: 0 | 2026-01-01, 0 min, load 0.1, 0.2 |" in page
+    assert (
+        "| fault | 3 | must | 3 of 3 | took: 0.5 – 1.5 – 2.5 s; left: 0 | 2026-01-01, 0 min, load 0.1, 0.2, code abc |"
+        in page
+    )
 
 
 def test_what_did_not_hold_is_counted_and_named_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
