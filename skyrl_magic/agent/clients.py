@@ -162,7 +162,10 @@ class Client:
         if run is None:
             self.push(protocol.Failed(request.request, "unknown_run", f"this session has no run {request.run_id}"))
             return
-        self._supervisor.runs.send_signal(run, signal.Signals(request.signal))
+        number = signal.Signals(request.signal)
+        if run.state != ENDED:
+            run.cancelled = number.name
+        self._supervisor.runs.send_signal(run, number)
         self.push(protocol.Done(request.request))
 
     def _end_run(self, request: protocol.EndRun) -> None:

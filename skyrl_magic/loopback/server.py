@@ -129,6 +129,9 @@ class LoopbackServer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, END_EVERYTHING):
             loop.add_signal_handler(number, self._stop, number == END_EVERYTHING)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            # Under nohup. A handler ignores it too, but unlike SIG_IGN a container's programs do not inherit it.
+            signal.signal(signal.SIGHUP, lambda *_: None)
 
     def _stop(self, end_sandboxes: bool) -> None:  # noqa: FBT001 - a signal handler gets positions only
         self._end_sandboxes = self._end_sandboxes or end_sandboxes

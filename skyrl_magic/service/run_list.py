@@ -15,6 +15,7 @@ from skyrl_magic.service import logs
 from skyrl_magic.service.archive import ArchivedRun, archived_runs
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
 from skyrl_magic.service.run_names import resolve
+from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import asked, tags_of
 from skyrl_magic.service.session_request import Place, SessionRequest, owner
 from skyrl_magic.service.sessions import SessionService
@@ -109,6 +110,14 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str) -> Ru
     except UnknownRun as error:
         raise UnknownRun("; ".join([str(error), *known.silent])) from None
     return open_log(sessions, request, next(run for run in mine if run.run_id == run_id))
+
+
+def living(log: RunLog) -> tuple[Session, protocol.RunSummary]:
+    """The run of a log, and its session. Raises UnknownRun where that has ended."""
+    if not isinstance(log, LiveLog):
+        run_id = log.run.run_id
+        raise UnknownRun(f"run {run_id} is over, and its session too: %skyrl_logs {run_id} shows its output")
+    return log.session, log.run
 
 
 def open_log(sessions: SessionService, request: SessionRequest, run: KnownRun) -> RunLog:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import SkyRLMagicError
+from skyrl_magic.core.errors import CellError, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
 from skyrl_magic.service.newest_lines import NewestLines
@@ -117,6 +117,8 @@ class RunHandle:
         if background.result.stopped:
             return f"stopped by {background.result.stopped}"
         error = self._error()
+        if isinstance(error, CellError):
+            return f"failed: {type(error).__name__}"
         return "ended" if error is None else f"failed: exit code {background.result.exit_code}"
 
     def wait(self, timeout_s: float | None = None) -> RunHandle:

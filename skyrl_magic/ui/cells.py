@@ -29,7 +29,7 @@ from skyrl_magic.service.checkout import (
 from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
-from skyrl_magic.service.run_list import known_runs
+from skyrl_magic.service.run_list import find_log, known_runs, living
 from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
@@ -148,14 +148,17 @@ class Cells:
         )
 
     def _find_run(self, text: str, config: Given, folder: Path) -> Found:
-        """The run that is named so; without a name the newest that goes on, else the last."""
+        """The run that is named so, in a session that lives; without a name the newest that goes on, else the last."""
         known = [*reversed(self.notebook.runs)]
         with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
             text = resolve_run(text, known) if text else text
         session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
             return session, summary(session, text)
-        return find_run(self._services.sessions, self._reached(config, folder)[0], text, going_on_first=True)
+        request, _ = self._reached(config, folder)
+        if not text:
+            return find_run(self._services.sessions, request, text, going_on_first=True)
+        return living(find_log(self._services.sessions, request, text))
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         """What a cell without options asks for; its backend is connected to."""

@@ -97,6 +97,7 @@ def test_a_python_cell_in_the_background(kernel: Kernel) -> None:
     kernel.run("%%skyrl_python --bg\nimport sys\nprint('text')\ndisplay('shown')\nx = 41\n1/0")
     cell = kernel.run("run = _\nrun.wait()")
     assert "ZeroDivisionError" in cell.error[-1]
+    assert kernel.run("run.state").result == "'failed: ZeroDivisionError'"
     assert kernel.run("run.tail()").result == "\"text\\n'shown'\""
     assert kernel.run("%%skyrl_python\nx + 1").result == "42"
 
@@ -210,6 +211,20 @@ def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, 
 def test_attach_raises_what_the_run_failed_with(kernel: Kernel, restarted: Kernel) -> None:
     kernel.run("%skyrl_modal --no-raise-error exit 5")
     assert "failed: exit code 5" in restarted.run(f"%skyrl_attach {run_id_of(kernel)}").error[-1]
+
+
+def test_a_run_that_was_stopped_is_in_the_table_as_that(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal\necho begun; sleep 300", interrupt_at="begun")
+    run_id = run_id_of(kernel)
+    rows = kernel.run("%skyrl_runs --state stopped").result.splitlines()
+    assert any(row.startswith(run_id) and "stopped SIGINT" in row for row in rows), rows
+
+
+def test_after_a_restart_a_run_is_named_by_the_beginning_of_its_id(kernel: Kernel, restarted: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\necho up; sleep 300")
+    run_id = run_id_of(kernel)
+    notes = restarted.run(f"%skyrl_cancel {run_id[:5]}").notes
+    assert any(note.startswith(f"run {run_id} is stopped; ") for note in notes), notes
 
 
 def test_a_run_that_is_not_there(kernel: Kernel) -> None:

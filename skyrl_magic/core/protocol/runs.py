@@ -121,7 +121,7 @@ class RunEnded(Message):
     reason: str = ""
     journal_error: str = ""
     cancelled: str = ""
-    """The name of the last signal that :class:`EndRun` has sent; empty where nobody asked for its end."""
+    """The name of the last signal that somebody had sent to it; empty where nobody asked for its end."""
     archive_error: str = ""
     """What of its log is known not to be kept on the volume, and why."""
 
