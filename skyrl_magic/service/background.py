@@ -9,7 +9,7 @@ from collections.abc import Callable
 from skyrl_magic.core.errors import RunLeft, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.follow import Sink
-from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.interrupts import Interrupts, wait_until_set
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Leave, Watch
@@ -72,7 +72,7 @@ class BackgroundRun:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; False where that did not come in time."""
-        return self._over.wait(timeout_s)
+        return wait_until_set(self._over, timeout_s)
 
     def cancel(self) -> None:
         """End it: SIGINT, then SIGTERM and SIGKILL after a grace period each; called again, the next one at once."""

@@ -10,11 +10,11 @@ from typing import Protocol
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import RunLeft
 from skyrl_magic.core.spec import RunRequest
-from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.interrupts import LOOK_S, Interrupts, look_s
 from skyrl_magic.service.python_cell import PythonCell
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import ESCALATION, PYTHON_ESCALATION, Stop, end_for_good, send_signal
-from skyrl_magic.service.watch import Leave, Lost, Signalled, Trouble, Watch, WatchEvent, payload_bytes
+from skyrl_magic.service.watch import Leave, Lost, Pressed, Signalled, Trouble, Watch, WatchEvent, payload_bytes
 
 _BROKEN = "the connection to the session broke; reconnecting"
 _BACK = "the connection to the session is back"
@@ -128,10 +128,11 @@ class Follower:
     def _next(self, stop: Stop) -> WatchEvent | None:
         """The next event; None when there is something else to do first."""
         question_due_s = None if self.python is None else self.python.question_due_s
+        due_s = _soonest(self._sink.flush_due_s, stop.due_s, question_due_s)
         try:
-            return self._watch.events.get(timeout=_soonest(self._sink.flush_due_s, stop.due_s, question_due_s))
+            return self._watch.events.get(timeout=look_s(due_s))
         except queue.Empty:
-            return None
+            return None if due_s is not None and due_s <= LOOK_S else Pressed()  # as far as one can know
 
     def _take(self, event: WatchEvent | None, stop: Stop) -> None:
         if event is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
+from skyrl_magic.service.interrupts import look_s
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Lost, Watch
 
@@ -125,7 +126,7 @@ def follow(
     try:
         while True:
             try:
-                event = watch.events.get(timeout=due_s())
+                event = watch.events.get(timeout=look_s(due_s()))
             except queue.Empty:
                 tick()
                 continue

@@ -46,8 +46,8 @@ def test_the_client_is_frozen_under_a_flood(kernel: Kernel, server: ServerAddres
     ledger = Ledger(
         9,
         "the notebook's kernel frozen (SIGSTOP) for 30 s under a run that prints 4 MB/s",
-        "the run is not blocked; memory of supervisor, its forks and `attach` flat (± 20 MB, as PSS); the journal has every byte, "
-        "the cell shows the newest lines and how much it left out",
+        "the run is not blocked; memory of supervisor, its forks and `attach` flat (± 20 MB, as PSS); the journal has "
+        "every byte, the cell shows the newest lines and how much it left out",
         full=10,
         short=1,
     )

@@ -18,7 +18,8 @@ LINES = 100
 #: Waits without a process of its own.
 COUNT = f"%%skyrl_modal\nexec 3<> <(:)\nfor i in $(seq {LINES}); do echo line $i; read -t 0.01 -u 3; done; true"
 WHOLE = "".join(f"line {i}\n" for i in range(1, LINES + 1))
-PYTHON_COUNT = f"%%skyrl_python\nimport time\nfor i in range({LINES}):\n    print('line', i)\n    time.sleep(0.02)"
+#: Ends by being killed alone: looking for what is to be killed takes longer than the last lines of a short one.
+PYTHON_COUNT = "%%skyrl_python\nimport time\nfor i in range(10_000):\n    print('line', i)\n    time.sleep(0.02)"
 MUST = "the supervisor lives; the next cell works or says why in one line"
 
 

@@ -189,6 +189,17 @@ def test_a_real_sigint_in_the_main_thread(world: World, session: Session) -> Non
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_press_that_wakes_nobody_is_heard(world: World, session: Session) -> None:
+    request, sink = RunRequest("sleep 300"), Recorder()
+    watch = world.runs.start(session, request, "silent", sink, world.interrupts)
+    world.interrupts.divert(lambda: None)  # as where a signal comes right before the wait for the next event
+    presser = threading.Timer(0.2, world.interrupts.press)
+    presser.start()
+    result = world.runs.follow(session, request, watch, sink, world.interrupts)
+    presser.join()
+    assert result.stopped == "SIGINT"
+
+
 def test_a_press_after_the_end_is_told(world: World, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     unwatch = session.channel.unwatch
 
