@@ -12,6 +12,9 @@ from bench.world import APP, OPTIONS, SESSION, World
 
 _PHASE = re.compile(r"([A-Za-z]+)(?: \d+ s)? …$")
 _TEN = 10
+#: A volume of their own, empty as the one-shot sandboxes' is: a local sandbox begins with a copy of its volume, and the
+#: warm session's has the logs of what the other groups printed.
+_VOLUME = f"--volume {APP}-cold"
 _UPSTREAM = """\
 app = modal.App.lookup({app!r}, create_if_missing=True, client=client)
 ignored = [".venv", "**/*.pyc", "**/__pycache__", ".git", "**/*.egg-info", "**/.pytest_cache", "**/node_modules"]
@@ -60,8 +63,8 @@ def _without_ray(world: World) -> list[Row]:
     for _ in range(world.rounds(4)):
         kernel = world.new_kernel(world.new_checkout())
         kernel.run("import modal, skyrl_magic.cloud.sandboxes")  # that import has a row of its own
-        cold.append(_start(kernel, "cold", OPTIONS))
-        warm.append(_start(kernel, "warm", OPTIONS))
+        cold.append(_start(kernel, "cold", f"{OPTIONS} {_VOLUME}"))
+        warm.append(_start(kernel, "warm", f"{OPTIONS} {_VOLUME}"))
         kernel.close()
         world.kernels.remove(kernel)
     return [
@@ -98,7 +101,7 @@ def _one_shots(world: World) -> list[Row]:
     whole: list[float] = []
     theirs: list[float] = []
     for _ in range(world.rounds(3)):
-        start = kernel.run(f"%skyrl_start --session ten {OPTIONS}")
+        start = kernel.run(f"%skyrl_start --session ten {OPTIONS} {_VOLUME}")
         warm_s = ten(lambda n: f"%%skyrl_modal\necho {n}")
         kernel.run("%skyrl_stop ten")
         ours.append(warm_s)
@@ -120,7 +123,7 @@ def _with_ray(world: World) -> list[Row]:
     rays: list[float] = []
     echoes: list[float] = []
     for _ in range(world.rounds(3)):
-        cells.append(kernel.run("%skyrl_start --session ray --gpu none --ray"))
+        cells.append(kernel.run(f"%skyrl_start --session ray --gpu none --ray {_VOLUME}"))
         kernel.run("%%skyrl_modal\necho up")
         rays.append(float(kernel.run(_RAYS_OWN).text))
         kernel.run("%skyrl_stop ray")

@@ -112,9 +112,11 @@ class ArchivePass:
             return
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for start in range(at - at % protocol.SEGMENT_BYTES, end, protocol.SEGMENT_BYTES):
-                data = os.pread(fd, min(protocol.SEGMENT_BYTES, end - start), start)
-                self.replace(target / protocol.segment_name(name, start), data)
+            start = at - at % protocol.SEGMENT_BYTES
+            while start < end:
+                size = _segment_bytes(end - start)
+                self.replace(target / protocol.segment_name(name, start), os.pread(fd, size, start))
+                start += size
         finally:
             os.close(fd)
 
@@ -167,6 +169,12 @@ def sizes_of(target: Path) -> Dict[str, int]:
                 name, start = segment
                 found[name] = max(found.get(name, 0), start + entry.stat().st_size)
     return found
+
+
+def _segment_bytes(left: int) -> int:
+    """How many of the bytes that are left the next segment takes: a large one is full at once, as it never grows."""
+    units = min(left // protocol.SEGMENT_BYTES, protocol.LARGE_SEGMENT)
+    return units * protocol.SEGMENT_BYTES or left
 
 
 def _ends(job: Job, kept: Dict[str, int]) -> Dict[str, int]:

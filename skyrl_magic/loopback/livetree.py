@@ -57,12 +57,14 @@ def scan(live: Path) -> dict[str, Stamp]:
             continue  # it went away while we were looking
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            with contextlib.suppress(FileNotFoundError):
+            try:  # not suppress: this is what a commit of many files takes its time for
                 stamp = stamp_of(entry.stat(follow_symlinks=False))
-                if stamp is not None:
-                    stamps[path] = stamp
-                    if stamp.kind == DIRECTORY:
-                        folders.append(path)
+            except FileNotFoundError:
+                continue
+            if stamp is not None:
+                stamps[path] = stamp
+                if stamp.kind == DIRECTORY:
+                    folders.append(path)
     return stamps
 
 

@@ -6,8 +6,10 @@ trusted, and what is none of ours is passed over.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,9 +22,9 @@ from skyrl_magic.core.ports import Volume, VolumeFile
 
 #: How many files are read at once.
 _AT_ONCE = 16
-#: So many segments of a journal are fetched ahead, and so many are kept.
-_AHEAD = 3
-_KEPT = 12
+#: So much of a journal is fetched ahead, and so much is kept, in bytes, or one segment.
+_AHEAD_BYTES = 8 << 20
+_KEPT_BYTES = 32 << 20
 #: How long a session without an end can still be alive after its timeout; and at most where that is not known. In
 #: seconds, as in the agent's ``prune``.
 _SLACK_S = 3600.0
@@ -143,7 +145,9 @@ class ArchivedJournal:
     def __init__(self, volume: Volume, run: ArchivedRun) -> None:
         self._volume = volume
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="skyrl-journal")
-        self._parts: dict[tuple[str, int], Future[bytes]] = {}
+        self._parts: dict[tuple[str, range], Future[bytes]] = {}
+        self._segments: dict[str, list[range]] = {name: [] for name in protocol.JOURNAL_FILES}
+        """The bytes of each file that a segment has; they follow one another."""
         self._is_packed = run.packed is not None
         self._unpacked_files: dict[str, bytes] = {}
         self._folder = f"{protocol.ARCHIVED_RUNS}/{run.run_id}"
@@ -175,12 +179,12 @@ class ArchivedJournal:
         end = min(end, self.sizes[name])
         if self._is_packed:
             return self._unpacked_files[name][start:end]
-        size = protocol.SEGMENT_BYTES
-        firsts = range(start - start % size, end, size)
+        segments = self._segments[name]
+        first = bisect.bisect_right(segments, start, key=lambda segment: segment.start) - 1
         parts = []
-        for first in firsts:
-            data = self._part(name, first, end if len(firsts) > 1 else first + 1)
-            parts.append(data[max(start - first, 0) : end - first])
+        for number in range(max(first, 0), bisect.bisect_left(segments, end, key=lambda segment: segment.start)):
+            at = segments[number].start
+            parts.append(self._part(name, number, end)[max(start - at, 0) : end - at])
         return b"".join(parts)
 
     def _listed(self) -> dict[str, int]:
@@ -195,8 +199,9 @@ class ArchivedJournal:
                 found[segment] = file.size_bytes
         sizes = dict.fromkeys(protocol.JOURNAL_FILES, 0)
         for (name, start), size_bytes in sorted(found.items()):
-            if start == sizes[name]:
-                sizes[name] += min(size_bytes, protocol.SEGMENT_BYTES)
+            if start == sizes[name] and size_bytes <= protocol.SEGMENT_BYTES * protocol.LARGE_SEGMENT:
+                sizes[name] += size_bytes
+                self._segments[name].append(range(start, sizes[name]))
         return sizes
 
     def _unpacked(self, pack: str, start: int, sizes: tuple[int, ...]) -> dict[str, int]:
@@ -208,21 +213,22 @@ class ArchivedJournal:
             start += size_bytes
         return dict(zip(protocol.JOURNAL_FILES, sizes, strict=True))
 
-    def _part(self, name: str, first: int, wanted_to: int) -> bytes:
-        """The segment that begins at byte ``first``; those after it are fetched meanwhile, where they are wanted."""
-        size = protocol.SEGMENT_BYTES
-        part = self._fetched(name, first)
-        for ahead in range(first + size, min(wanted_to, first + (_AHEAD + 1) * size), size):
+    def _part(self, name: str, number: int, wanted_to: int) -> bytes:
+        """A segment; those after it are fetched meanwhile, where they are wanted."""
+        segments = self._segments[name]
+        part = self._fetched(name, segments[number])
+        ahead_to = min(wanted_to, segments[number].stop + _AHEAD_BYTES)
+        for ahead in itertools.takewhile(lambda segment: segment.start < ahead_to, segments[number + 1 :]):
             self._fetched(name, ahead)
         data = part.result()
-        while len(self._parts) > _KEPT:
+        while len(self._parts) > 1 and sum(len(segment) for _, segment in self._parts) > _KEPT_BYTES:
             del self._parts[next(iter(self._parts))]
         return data
 
-    def _fetched(self, name: str, first: int) -> Future[bytes]:
-        key = (name, first)
+    def _fetched(self, name: str, segment: range) -> Future[bytes]:
+        key = (name, segment)
         if key not in self._parts:
-            path = f"{self._folder}/{protocol.segment_name(name, first)}"
+            path = f"{self._folder}/{protocol.segment_name(name, segment.start)}"
             self._parts[key] = self._pool.submit(self._volume.read, path)
         self._parts[key] = self._parts.pop(key)  # the newest one
         return self._parts[key]

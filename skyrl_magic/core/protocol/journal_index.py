@@ -4,8 +4,9 @@ On the volume, below :data:`ARCHIVE`:
 
 - ``sessions/KEY.json``, one catalog for each session (KEY is its name and when it started): what it was, how it ended,
   and its runs. listing runs costs one read for each session.
-- ``runs/RUN/STREAM-START``: segments of a run's journal, of :data:`SEGMENT_BYTES` each. The newest one of a stream is
-  replaced whole until it is full, the others never change.
+- ``runs/RUN/STREAM-START``: segments of a run's journal, of :data:`SEGMENT_BYTES` each, or, where much came at once, of
+  up to :data:`LARGE_SEGMENT` times as many. The newest one of a stream is replaced whole until it is full, the others
+  never change. Each file costs every commit a look at it, and a large segment is one block of Modal's volumes.
 - ``packs/KEY-NUMBER``: the journals of runs that were over before they had a folder, and are small, one behind the
   other; the catalog says where each lies. A volume with a thousand short runs so has a handful of files of ours.
 
@@ -32,6 +33,8 @@ PACKS = f"{ARCHIVE}/packs"
 CATALOGS = f"{ARCHIVE}/sessions"
 #: In bytes; a multiple of a record's size.
 SEGMENT_BYTES = 1 << 20
+#: In units of :data:`SEGMENT_BYTES`.
+LARGE_SEGMENT = 8
 _SEGMENT = re.compile(r"([a-z]+)-([0-9]{12,})")
 
 

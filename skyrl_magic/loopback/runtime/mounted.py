@@ -21,12 +21,13 @@ class OpenFilesError(Exception):
 
 
 class MountedVolumes:
-    """Live copies and their baselines. The methods block; one thread at a time calls them."""
+    """Live copies and their baselines. The methods block; one thread at a time calls them, and nobody else commits."""
 
     def __init__(self, folder: Folder, state_root: Path, mounts: Sequence[VolumeMount]) -> None:
         self._folder = folder
         self._mounts = list(enumerate(mounts))
         self._store = VolumeStore(state_root)
+        self._baselines: dict[int, Baseline] = {}
 
     def prepare(self) -> None:
         """Fill the live copies with what was committed.
@@ -39,7 +40,7 @@ class MountedVolumes:
             live = self._folder.live(index)
             baseline = self._store.get(mount.volume_id).materialize(live)
             (live / mount.sub_path.strip("/")).mkdir(parents=True, exist_ok=True)
-            write_json(self._folder.baseline(index), baseline.to_json())
+            self._set_baseline(index, baseline)
 
     def commit(self, paths: Sequence[str] | None = None) -> None:
         """Commit the volumes of version 2 on which ``paths`` lie; all volumes if None.
@@ -68,7 +69,7 @@ class MountedVolumes:
             before = self._baseline(index)
             after = self._store.get(mount.volume_id).commit(self._folder.live(index), before)
             if after != before:
-                write_json(self._folder.baseline(index), after.to_json())
+                self._set_baseline(index, after)
 
     def reload(self, child_pid: int) -> None:
         """Bring what others committed into the live copies.
@@ -83,10 +84,16 @@ class MountedVolumes:
                 raise OpenFilesError(f"there are open files preventing the operation: path {path} is open")
         for index, mount in self._mounts:
             after = self._store.get(mount.volume_id).reload(self._folder.live(index), self._baseline(index))
-            write_json(self._folder.baseline(index), after.to_json())
+            self._set_baseline(index, after)
 
     def _baseline(self, index: int) -> Baseline:
-        return Baseline.from_json(read_json(self._folder.baseline(index)) or {})
+        if index not in self._baselines:
+            self._baselines[index] = Baseline.from_json(read_json(self._folder.baseline(index)) or {})
+        return self._baselines[index]
+
+    def _set_baseline(self, index: int, baseline: Baseline) -> None:
+        write_json(self._folder.baseline(index), baseline.to_json())
+        self._baselines[index] = baseline
 
 
 def _is_below(path: str, mount: VolumeMount) -> bool:
