@@ -126,7 +126,7 @@ def test_after_any_pass_the_archive_is_what_was_written_so_far_in_its_order(
     assert not work.problems
     assert not work.failure
     sizes = [path.stat().st_size for path in (journal.volume.folder / protocol.ARCHIVED_RUNS).glob("*/*")]
-    assert all(size <= 64 or size % 64 == 0 and size <= 64 * protocol.LARGE_SEGMENT for size in sizes)
+    assert all(size <= 64 or (size % 64 == 0 and size <= 64 * protocol.LARGE_SEGMENT) for size in sizes)
 
 
 @pytest.mark.usefixtures("small_segments")
