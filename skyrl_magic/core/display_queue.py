@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from skyrl_magic.core.display_budget import FINAL_MESSAGES, DisplayBudget
 from skyrl_magic.core.display_merge import COMM_OPEN, COMM_TYPES, DISPLAYS, merge_key, merged_message, takes_outputs
-from skyrl_magic.core.protocol import STDERR, KernelMessage
+from skyrl_magic.core.protocol import STDERR, STREAMS, KernelMessage
 
 #: One message at the end of a run is no larger than this, in bytes.
 _MESSAGE_BYTES = 200_000
@@ -245,7 +245,7 @@ class DisplayQueue:
         allowed = FINAL_MESSAGES if final else budget.messages(now_s)
         waiting = sum(not isinstance(item, _Message) for item in self._items)
         if waiting + len(self._changed) > allowed:
-            self._coarsen()
+            self._coarsen(allowed)
         room_bytes = budget.kernel.size_bytes(now_s)
         if not final:
             room_bytes = min(room_bytes, budget.size_bytes(now_s))
@@ -315,11 +315,18 @@ class DisplayQueue:
         self._sent_last = None
         return [ShowMessage(message)]
 
-    def _coarsen(self) -> None:
-        """Join what each stream wrote between two displays: its own order stays, the order between streams not."""
+    def _coarsen(self, allowed: int) -> None:
+        """Make about ``allowed`` of the texts that wait: neighbours are joined by stream, as few as will do.
+
+        Each stream's own order stays, and the order between streams but for the neighbours.
+        """
+        neighbours = math.ceil(len(self._items) / max(1, allowed // len(STREAMS)))
         items: deque[_Text | Live | _Message] = deque()
         texts: dict[str, _Text] = {}
-        for item in self._items:
+        for number, item in enumerate(self._items):
+            if number % neighbours == 0:
+                last = items[-1] if items else None
+                texts = {last.stream: last} if isinstance(last, _Text) else {}
             if not isinstance(item, _Text):
                 texts = {}
             elif item.stream in texts:

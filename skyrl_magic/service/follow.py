@@ -41,6 +41,10 @@ class Sink(Protocol):
         """Show what is due."""
         ...
 
+    def flush(self) -> None:
+        """Show all that waits; more may come."""
+        ...
+
     def note(self, text: str) -> None:
         """Show one line about the run."""
         ...
@@ -124,6 +128,11 @@ class Follower:
             if isinstance(event, protocol.RunEnded):
                 return event
             self._take(event, stop)
+
+    def show_all(self) -> None:
+        """Show what still waits: what was seen of the run is told to the agent when the watch ends."""
+        self._sink.flush()
+        self._note_seen()
 
     def _next(self, stop: Stop) -> WatchEvent | None:
         """The next event; None when there is something else to do first."""

@@ -133,11 +133,13 @@ class RunService:
         try:
             ended = follower.follow(self._signal_timeout_s)
         except RunLeft:
+            follower.show_all()
             session.channel.leave(watch)
             raise
         except BaseException:
             session.channel.unwatch(watch)
             raise
+        follower.show_all()
         session.channel.unwatch(watch)
         return RunResult(
             watch.run_id,

@@ -46,6 +46,9 @@ class BackgroundSink:
     def tick(self) -> None:
         """Nothing is ever due."""
 
+    def flush(self) -> None:
+        """Nothing waits."""
+
     def note(self, text: str) -> None:
         """Keep the last line about the run."""
         self.note_text = text

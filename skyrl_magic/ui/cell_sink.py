@@ -78,6 +78,10 @@ class CellSink:
         """Show what is due."""
         self._display.tick()
 
+    def flush(self) -> None:
+        """Show all that waits."""
+        self._display.flush()
+
     def note(self, text: str) -> None:
         """Show one line."""
         note(text)

@@ -171,6 +171,7 @@ class _KernelView:
         self._plan = plan
         self._clock = clock
         self._pause = pause or _sleep
+        self._left_out = False
         self._publish = publish or CellOutputs().publish
         self.intake = plan.intake
 
@@ -200,8 +201,9 @@ class _KernelView:
     def close(self) -> None:
         for action in self._plan.finish(self._clock()):
             self._perform(action)
-        while (rest_s := self._plan.rest_s(self._clock())) is not None:
-            if self._pause(rest_s):
+        while not self._left_out and (rest_s := self._plan.rest_s(self._clock())) is not None:
+            self._left_out = self._pause(rest_s)
+            if self._left_out:
                 note(f"… the rest is left out here; %skyrl_logs {self._run_id} shows it")
                 return
             for action in self._plan.finish(self._clock()):

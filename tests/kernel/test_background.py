@@ -208,6 +208,21 @@ def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, 
     assert cell.out == "up\ndown\n"
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%skyrl_modal\nfor i in 1 2 3; do echo $i; echo $i >&2; sleep 0.15; done; echo end",
+        "%%skyrl_python\nimport time\nfor i in range(3): print(i); time.sleep(0.15)\nprint('end')\n1 + 1",
+    ],
+)
+def test_of_a_run_that_was_followed_to_its_end_nothing_is_left_to_show(kernel: Kernel, cell: str) -> None:
+    for shows in (cell, "%skyrl_attach -1 --from start"):
+        assert kernel.run(shows).out.endswith("end\n")
+        again = kernel.run("%skyrl_attach -1")
+        assert "has shown all of run" in again.notes[0]
+        assert again.out + again.err + again.result == ""
+
+
 def test_attach_raises_what_the_run_failed_with(kernel: Kernel, restarted: Kernel) -> None:
     kernel.run("%skyrl_modal --no-raise-error exit 5")
     assert "failed: exit code 5" in restarted.run(f"%skyrl_attach {run_id_of(kernel)}").error[-1]

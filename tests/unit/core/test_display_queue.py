@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyrl_magic.core.display_budget import BURST_MESSAGES, RICH_BURST_BYTES, RICH_BURST_MESSAGES, DisplayBudget
+from skyrl_magic.core.display_budget import (
+    BURST_MESSAGES,
+    FINAL_MESSAGES,
+    RICH_BURST_BYTES,
+    RICH_BURST_MESSAGES,
+    DisplayBudget,
+)
 from skyrl_magic.core.display_queue import (
     MAX_WAITING_DISPLAYS,
     Action,
@@ -73,11 +79,23 @@ def test_many_turns_are_joined_but_not_across_a_display() -> None:
     queue.open(Live("id", "", text="bar"), 0.0)
     queue.write("stdout", "after\n", 0.0)
     assert queue.send(0.0, DisplayBudget()) == [
-        StreamText("stdout", "0\n2\n4\n6\n8\n"),
+        StreamText("stdout", "0\n2\n4\n"),
         StreamText("stderr", "1\n3\n5\n7\n9\n"),
+        StreamText("stdout", "6\n8\n"),
         ShowText("id", "bar", ""),
         StreamText("stdout", "after\n"),
     ]
+
+
+def test_more_turns_than_messages_keep_their_order_but_for_neighbours() -> None:
+    queue = DisplayQueue()
+    for number in range(600):
+        queue.write(("stdout", "stderr")[number % 2], f"{number}\n", 0.0)
+    actions = queue.send(0.0, DisplayBudget(), final=True)
+    assert len(actions) <= FINAL_MESSAGES
+    shown = [int(line) for action in actions for line in action.text.split()]
+    assert sorted(shown) == list(range(600))
+    assert all(abs(number - at) <= 600 / len(actions) * 2 for at, number in enumerate(shown))
 
 
 def test_with_one_message_left_those_who_wait_take_turns() -> None:

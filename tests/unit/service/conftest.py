@@ -43,6 +43,9 @@ class Recorder:
     def tick(self) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 
