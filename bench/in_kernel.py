@@ -24,6 +24,9 @@ class _Silent:
     def tick(self) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def note(self, text: str) -> None:
         pass
 

@@ -93,9 +93,18 @@ class Kernel:
         while self._sockets["iopub"].poll(_LAST_MS):
             yield from self.messages()
 
-    def interrupt(self) -> None:
-        """SIGINT to the kernel and what it started in its process group, as Jupyter's own does."""
+    def interrupt(self, since_boot_s: float) -> None:
+        """SIGINT to the kernel and its process group, as Jupyter's own does, and to what a cell has detached.
+
+        Args:
+            since_boot_s: when the cell began, by CLOCK_BOOTTIME: what earlier ones started goes on.
+        """
+        detached = procs.started_since(os.getpid(), since_boot_s)
         self._signal(signal.SIGINT)
+        for pid in detached:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(pid) != self.pid:
+                    os.kill(pid, signal.SIGINT)
 
     def nudge(self) -> None:
         """Wake the kernel's main thread where it sleeps, and do nothing else (``kernel_main`` has the handler)."""

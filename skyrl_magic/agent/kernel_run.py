@@ -45,6 +45,8 @@ class KernelRun:
         self.over = False
         self._folder = Path(request.folder)
         self._began: Optional[float] = None
+        self.began_since_boot_s = 0.0
+        """When the kernel got the cell, by CLOCK_BOOTTIME."""
         self._exit_code = 0
         self._signal = 0
         self._journal: Optional[JournalWriter] = JournalWriter(
@@ -59,6 +61,7 @@ class KernelRun:
     def begin(self) -> None:
         """The kernel has the cell."""
         self._began = time.monotonic()
+        self.began_since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         if self.request.note:
             self._say(self.request.note)
 

@@ -50,6 +50,17 @@ def descendants(root: int) -> List[int]:
     return found
 
 
+def started_since(root: int, since_boot_s: float) -> List[int]:
+    """The ids of the processes below ``root`` that began then or later, by CLOCK_BOOTTIME in seconds."""
+    since_ticks = int(since_boot_s * os.sysconf("SC_CLK_TCK"))
+    found = []
+    for pid in descendants(root):
+        with contextlib.suppress(OSError, IndexError):
+            if int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[19]) >= since_ticks:
+                found.append(pid)
+    return found
+
+
 def name_of(pid: int) -> str:
     """A process's name, at most 15 characters of it; empty where it has ended."""
     with contextlib.suppress(OSError):

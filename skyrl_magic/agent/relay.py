@@ -181,7 +181,7 @@ class Relay:
                 run.interrupted()
                 self._end(run)
 
-        self._kernel.interrupt()
+        self._kernel.interrupt(run.began_since_boot_s)
         self._nudges = [time.monotonic() + after_s for after_s in _NUDGES_S]
         self._asked[self._kernel.send("shell", "kernel_info_request", {})] = answered
 

@@ -201,8 +201,13 @@ def parse_line(text: str, *, scopes: Iterable[str] = ALL_SCOPES) -> Line:
     return Line(Given(**found), rest)
 
 
-def read_options(text: str, options: Iterable[Option]) -> tuple[dict[str, Any], str]:
+def read_options(text: str, options: Iterable[Option], *, places: bool = False) -> tuple[dict[str, Any], str]:
     """The values of the ``options`` at the front of ``text``, by field, and the rest as it was written.
+
+    Args:
+        text: the line.
+        options: those that it can have.
+        places: ``-1`` is no option, and ends them: it names a run.
 
     Raises:
         OptionError: as :func:`parse_line`.
@@ -216,7 +221,7 @@ def read_options(text: str, options: Iterable[Option]) -> tuple[dict[str, Any], 
         if word == "--":
             position = match.end()
             break
-        if not word.startswith("-") or word == "-":
+        if not word.startswith("-") or word == "-" or (places and word[1:].isdecimal()):
             break
         position = match.end()
         flag, equals, inline = word.partition("=")

@@ -70,7 +70,7 @@ def _last_run(
                 candidates.append(found)
                 opened += [] if was_open else [found[0]]
     if not candidates:
-        raise UnknownRun("this notebook has run nothing yet, nor has a session of yours: %skyrl_sessions shows them")
+        raise UnknownRun("no session of yours that lives has a run: %skyrl_runs shows those that have ended too")
     session, run = max(candidates, key=lambda found: (found[0].spec.repo == request.spec.repo, rank(found[1])))
     for other in opened:
         if other is not session:

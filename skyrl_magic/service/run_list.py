@@ -43,7 +43,7 @@ class KnownRun:
     state: str = RUNNING
     """One of :data:`STATES`, or :data:`UNKNOWN`."""
     detail: str = ""
-    """The exit code, or the signal."""
+    """The exit code, the signal, or why its session ended it."""
 
     @property
     def run_id(self) -> str:
@@ -192,6 +192,7 @@ def _of_archive(run: ArchivedRun, silent: set[str]) -> KnownRun:
 
 
 def _stands(run: protocol.RunSummary) -> tuple[str, str]:
-    if run.cancelled:
+    handled = run.kind == protocol.PYTHON and not run.exit_code  # a cell that takes KeyboardInterrupt goes on
+    if run.cancelled and not handled:
         return STOPPED, run.cancelled
     return (FAILED if run.exit_code else ENDED), str(run.exit_code or 0)

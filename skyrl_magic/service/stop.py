@@ -16,6 +16,8 @@ from skyrl_magic.service.watch import Signalled
 #: How long a signal waits for its answer, and when it is sent again where the connection broke. In seconds.
 SIGNAL_TIMEOUT_S = 10.0
 _RESEND_S = 0.2
+#: A press that soon after the last signal gives nothing up: that takes a moment, and some press five times.
+_IMPATIENT_S = 2.0
 ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 #: A Python kernel has variables that its user wants to keep: only the user's second press ends it, never a timer.
 PYTHON_ESCALATION = (signal.SIGINT, signal.SIGKILL)
@@ -48,6 +50,7 @@ class Stop:
         self._attempt = 0
         self._delivered = False
         self._next_at: float | None = None
+        self._sent_at = 0.0
         self.unreachable = False
         """The connection does not carry now."""
 
@@ -69,16 +72,22 @@ class Stop:
         """
         if self.unreachable and self._step >= 0 and not self._delivered:
             raise RunStopped(f"left run {self._run_id}, which no signal reaches now: %skyrl_sessions shows its session")
-        if self._step == len(self._escalation) - 1:
+        if self._step < len(self._escalation) - 1:
+            self._send_step(self._step + 1)
+        elif self._clock() - self._sent_at >= _IMPATIENT_S:  # else they were pressed in a row
             what = "does not end even by SIGKILL" if self._delivered else "no signal reaches"
             raise RunStopped(f"left run {self._run_id}, which {what}: %skyrl_stop ends its session")
-        self._send_step(self._step + 1)
 
     def tick(self) -> None:
         """Send the next signal when its time has come."""
         if self.due_s != 0.0:
             return
-        if self._delivered:
+        if self._delivered and self._escalation is PYTHON_ESCALATION:
+            self._next_at = None
+            self._note(
+                f"{self.last} did not end the cell: ■ again ends its Python kernel, and its variables are gone then"
+            )
+        elif self._delivered:
             before = self.last
             self._send_step(self._step + 1)
             self._note(f"{before} did not end the run: {self.last} follows")
@@ -92,12 +101,13 @@ class Stop:
         self._delivered = answer.delivered
         if not self._delivered:
             self._next_at = self._clock() + _RESEND_S
-        elif self._step < len(self._escalation) - 1 and self._escalation is not PYTHON_ESCALATION:
+        elif self._step < len(self._escalation) - 1:
             self._next_at = self._clock() + self._grace_s
 
     def _send_step(self, step: int) -> None:
         self._step, self._delivered, self._next_at = step, False, None
         self._attempt += 1
+        self._sent_at = self._clock()
         arguments = (self._attempt, self._escalation[step])
         threading.Thread(target=self._send, args=arguments, name="skyrl-signal", daemon=True).start()
 

@@ -84,6 +84,6 @@ def read_runs(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], 
             runs.append(word[0])
             rest = rest[word.end() :].strip()
             continue
-        more, rest = read_options(rest, options)
+        more, rest = read_options(rest, options, places=True)
         found |= more
     return tuple(runs), found

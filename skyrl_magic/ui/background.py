@@ -13,6 +13,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CellError, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
+from skyrl_magic.service.interrupts import LOOK_S
 from skyrl_magic.service.newest_lines import NewestLines
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
@@ -111,7 +112,7 @@ class RunHandle:
 
     @property
     def state(self) -> str:
-        """``running``, ``ended``, ``failed: exit code 3``, ``stopped by SIGINT`` or ``lost``."""
+        """``running``, ``ended``, ``failed: exit code 3``, ``stopped by SIGINT``, ``stopped: WHY`` or ``lost``."""
         background = self.background
         if not background.done:
             return "running"
@@ -119,6 +120,8 @@ class RunHandle:
             return "lost"
         if background.result.stopped:
             return f"stopped by {background.result.stopped}"
+        if background.result.reason:
+            return f"stopped: {background.result.reason}"
         error = self._error()
         if isinstance(error, CellError):
             return f"failed: {type(error).__name__}"
@@ -156,7 +159,9 @@ class RunHandle:
                 self._waiting.append(ended)
             else:
                 over.set_result(None)
-        yield from over.__await__()
+        while not over.done():
+            # ipykernel's Stop cancels this, in a signal handler, and the loop has to wake up to see it.
+            yield from asyncio.wait([over], timeout=LOOK_S).__await__()
         return self.wait()
 
     def tail(self, lines: int = TAIL_LINES) -> str:

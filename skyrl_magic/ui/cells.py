@@ -236,6 +236,8 @@ class Cells:
         request, _ = self._request(given, config, folder)
         session = self._services.sessions.join(request)
         if session is None:
+            if given.session:
+                raise NotFound(f"there is no session {given.session}: %skyrl_sessions shows yours")
             raise NotFound(f"there is no session to {why}: a %%skyrl_python cell starts one")
         return session
 

@@ -60,7 +60,9 @@ def _last(sessions: SessionService, request: SessionRequest) -> RunLog:
         try:
             log = find_log(sessions, request, "-1")
         except (UnknownRun, NotFound):
-            raise error from None
+            raise UnknownRun(
+                "there is no log yet: this notebook has run nothing, nor has a session of yours"
+            ) from error
         note(f"this notebook has run nothing yet; run {log.run.run_id} was your last one")
         return log
     if (session.spec.backend, session.spec.app, session.name) != request.place:

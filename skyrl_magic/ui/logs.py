@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import RUN, Option
-from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog, last_lines
+from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog, last_lines, size_of
 from skyrl_magic.ui.attach import read_runs
 from skyrl_magic.ui.display import RunDisplay, note
 from skyrl_magic.ui.follow_log import follow_log
@@ -25,7 +25,7 @@ usage: %skyrl_logs [RUN] [--stdout|--stderr] [--tail LINES] [--grep RE] [--bytes
 
 The output of a run, from its container while that lives and else from the volume, without a container. RUN is a run's
 id, the beginning of one, or -1 for the last run, which is what no RUN means too. --follow goes on until the run ends;
-Stop ends the following, and not the run. %skyrl_runs lists the runs."""
+Stop ends the following, and not the run. --bytes counts in stdout, or with --stderr in that. %skyrl_runs lists runs."""
 
 
 def _count(flag: str, text: str) -> int:
@@ -54,7 +54,7 @@ LOG_OPTIONS = (
     Option("--stdout", "stdout", RUN, "stdout alone"),
     Option("--stderr", "stderr", RUN, "stderr alone"),
     Option("--tail", "tail", RUN, "the last lines", "LINES", _count),
-    Option("--bytes", "bytes", RUN, "a range of bytes", "FROM:TO", _range),
+    Option("--bytes", "bytes", RUN, "a range of bytes of stdout, or with --stderr of that", "FROM:TO", _range),
     Option("--grep", "grep", RUN, "the lines that a regular expression is found in", "RE", _pattern),
     Option("--follow", "follow", RUN, "go on until the run ends"),
     Option("--save", "save", RUN, "write it to a file instead of showing it", "PATH"),
@@ -81,6 +81,8 @@ def show_logs(line: str, find: Callable[[str], RunLog]) -> None:
         raise OptionError(f"{runs[1]!r} is no option: %skyrl_logs shows one run, and -h lists its options")
     if "follow" in found and ("save" in found or "bytes" in found):
         raise OptionError("--follow shows what comes: leave --save and --bytes out")
+    if "bytes" in found and "tail" in found:
+        raise OptionError("--bytes and --tail both say which part: leave one out")
     path = _path(found["save"]) if "save" in found else None
     log = find(runs[0] if runs else "")
     try:
@@ -91,15 +93,19 @@ def show_logs(line: str, find: Callable[[str], RunLog]) -> None:
 
 
 def _deliver(log: RunLog, found: dict[str, Any], path: Path | None) -> None:
-    streams = [stream for stream in protocol.STREAMS if found.get(stream)] or list(protocol.STREAMS)
+    chosen = [stream for stream in protocol.STREAMS if found.get(stream)]
+    # A place is one in a stream.
+    streams = chosen or ([protocol.STDOUT] if "bytes" in found else list(protocol.STREAMS))
     whole = len(streams) > 1 and "bytes" not in found
-    if "follow" in found and isinstance(log, LiveLog):
+    if "bytes" in found and all(found["bytes"][0] >= size_of(log.run, stream) for stream in streams):
+        sizes = " and ".join(f"{size_of(log.run, stream):,} bytes of {stream}" for stream in streams)
+        note(f"run {log.run.run_id} has {sizes}: nothing is there")
+    elif "follow" in found and isinstance(log, LiveLog):
         follow_log(log, streams, found)
     elif "grep" in found:
         _search(log, [*streams, protocol.OUTPUTS] if whole else streams, found, path)
     elif "tail" in found or ("bytes" in found and path is not None):
-        data = b"".join(_part(log, stream, found) for stream in streams)
-        _give(log, [(streams[0], data)], path)
+        _give(log, [(stream, _part(log, stream, found)) for stream in streams], path)
     elif path is not None:
         _save(log, [*streams, protocol.OUTPUTS] if whole else streams, path)
     else:

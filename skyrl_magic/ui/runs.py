@@ -132,6 +132,8 @@ def _cells(run: KnownRun, *, shared: bool) -> tuple[str, ...]:
 def _state_text(run: KnownRun) -> str:
     if run.state == LOST:
         return "lost with its container"
+    if run.archived is not None and run.archived.reason and run.detail == run.archived.reason:
+        return f"{run.state}: {run.detail}"
     return f"{run.state} {run.detail}" if run.state in (FAILED, STOPPED, "ended") else run.state
 
 

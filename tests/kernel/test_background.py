@@ -93,6 +93,25 @@ def test_waiting_can_be_given_up(kernel: Kernel) -> None:
     assert "was stopped by SIGINT" in kernel.run("run.wait()").error[-1]
 
 
+def test_stop_ends_await_and_not_the_run(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="three"))
+    cell = kernel.run("run = _\nprint('waits', flush=True)\nawait run", interrupt_at="waits")
+    assert cell.status == "error"
+    assert kernel.run("run.state").result == "'running'"
+    kernel.run("run.cancel()\nrun.background.wait()")
+
+
+def test_a_handle_says_what_ended_its_session(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg --session ends\necho up; sleep 300")
+    kernel.run("run = _")
+    kernel.run("%skyrl_stop ends")
+    kernel.run("run.background.wait()")
+    state = kernel.run("print(run.state)").out
+    assert state.startswith("stopped: %skyrl_stop by ") or state == "lost\n"
+    rows = kernel.run("%skyrl_runs --session ends").result
+    assert "stopped: %skyrl_stop by " in rows
+
+
 def test_a_python_cell_in_the_background(kernel: Kernel) -> None:
     kernel.run("%%skyrl_python --bg\nimport sys\nprint('text')\ndisplay('shown')\nx = 41\n1/0")
     cell = kernel.run("run = _\nrun.wait()")

@@ -276,3 +276,45 @@ def test_a_kernel_that_uv_cannot_start_says_why(kernel: Kernel) -> None:
     assert kernel.run("%skyrl_python --session uv 1 + 1").result == "2", "in the cluster's Python"
     assert "%skyrl_restart" in kernel.run("%skyrl_python --session uv --uv '--offline' 1 + 1").error[0]
     kernel.run("%skyrl_stop uv")
+
+
+DETACHED = "subprocess.Popen(['sleep', '{seconds}'], start_new_session=True)"
+
+
+def test_stop_reaches_what_the_cell_has_detached_and_nothing_of_earlier_cells(kernel: Kernel) -> None:
+    python(kernel, f"import subprocess, time\nearlier = {DETACHED.format(seconds=301)}")
+    code = f"mine = {DETACHED.format(seconds=302)}\nprint('begun')\ntime.sleep(300)"
+    assert "KeyboardInterrupt" in python(kernel, code, interrupt_at="begun").error[-1]
+    cell = python(kernel, "print(mine.wait(10), earlier.poll())\nearlier.kill()")
+    assert cell.out == "-2 None\n", cell.error
+
+
+def test_stop_again_and_again_ends_the_kernel_once(kernel: Kernel) -> None:
+    code = "import time\nprint('begun')\nwhile True:\n    try:\n        time.sleep(300)\n    except BaseException: pass"
+    running = Running(kernel, PYTHON + code)
+    running.until_text("begun")
+    for _ in range(5):
+        kernel.manager.interrupt_kernel()
+    cell = running.end()
+    assert "the Python kernel ended in run" in cell.error[-1]
+    assert "Stop ended it" in cell.error[-1]
+
+
+def test_a_cell_that_does_not_hear_stop_says_what_comes_next(kernel: Kernel) -> None:
+    kernel.run("%config SkyRLMagic.grace = 0.2")
+    code = "import time\nprint('begun')\nwhile True:\n    try:\n        time.sleep(300)\n    except BaseException: pass"
+    running = Running(kernel, PYTHON + code)
+    running.until_text("begun")
+    kernel.manager.interrupt_kernel()
+    running.until(lambda cell: any("■ again ends its Python kernel" in note for note in cell.cell.notes))
+    kernel.manager.interrupt_kernel()
+    assert "Stop ended it" in running.end().error[-1]
+    kernel.run("%config SkyRLMagic.grace = 5.0")
+
+
+def test_a_cell_that_takes_the_interrupt_has_ended_well(kernel: Kernel) -> None:
+    code = "import time\ntry:\n    print('begun')\n    time.sleep(300)\nexcept KeyboardInterrupt: print('taken')"
+    cell = python(kernel, code, interrupt_at="begun")
+    assert (cell.out, cell.error) == ("begun\ntaken\n", [])
+    newest = kernel.run("%skyrl_runs").result.splitlines()[1]
+    assert "ended 0" in newest, newest
