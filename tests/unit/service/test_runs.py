@@ -216,13 +216,20 @@ def test_a_run_that_not_even_sigkill_ends_is_left(world: World, session: Session
     request, sink = RunRequest("echo x; sleep 300"), Recorder()
     watch = world.runs.start(session, request, "stuck", sink, world.interrupts)
     sandbox_of(session).process.send_signal(signal.SIGSTOP)  # nobody carries the signals out
+    now_s = 0.0
+
+    def press(event: protocol.Message) -> None:
+        nonlocal now_s
+        now_s += 3.0  # not in a row, as one presses who wants it to end at once
+        pressing(world)(event)
+
     try:
-        sink.on_event = pressing(world)
+        sink.on_event = press
         watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
         for _ in range(3):
             watch.put(protocol.Output("stuck", payload=b"x", raw_bytes=1))
         with ThreadPoolExecutor(1) as pool:
-            follow = RunService(signal_timeout_s=0.05).follow
+            follow = RunService(lambda: now_s, signal_timeout_s=0.05).follow
             error = pool.submit(follow, session, request, watch, sink, world.interrupts).exception(DEADLINE_S)
     finally:
         sandbox_of(session).process.send_signal(signal.SIGCONT)

@@ -120,7 +120,7 @@ def test_runs_that_are_not_known(services: Services, cells: Cells, backend: Proc
 def test_nothing_ran_in_the_session_yet(services: Services, tmp_path: Path) -> None:
     book = Cells(services)
     book.start(Given(), DEFAULTS, tmp_path)
-    with pytest.raises(UnknownRun, match="has run nothing yet"):
+    with pytest.raises(UnknownRun, match="this notebook has run nothing"):
         show(book, "")
 
 
