@@ -17,8 +17,8 @@ from bench import agent, cold, echo, flood, loading, python_cells, report, varia
 from bench.kernels import CellFailed
 from bench.rows import Row
 
-#: In this order: the agent's memory is looked at when it has done something, and after a gigabyte its log is copied to the
-#: volume for some seconds, by the cores and on the disk that the others are measured with.
+#: In this order: the agent's memory is looked at when it has done something, and after a gigabyte its log is copied to
+#: the volume for some seconds, by the cores and on the disk that the others are measured with.
 GROUPS: dict[str, tuple[str, Callable[[world.World], list[Row]]]] = {
     "loading": ("Loading the extension", loading.rows),
     "echo": ("A warm cell", echo.rows),
