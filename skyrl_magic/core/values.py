@@ -18,8 +18,8 @@ MAX_SIZE_BYTES = MAX_MEMORY_MIB * 2**20
 #: A budget or a price below this is a slip.
 MIN_USD, MAX_USD = 1e-6, 1e6
 # Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
-_DURATION = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>s|m|h)?"
-_SECONDS = {"s": 1, "m": 60, "h": 3600, None: 1}
+_NUMBER = r"\d+(?:\.\d+)?"
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _MEMORY = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>mib|mb|m|gib|gb|g)?"
 _SIZE = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>k|m|g)?(?:i?b)?"
 _POWERS = {None: 0, "k": 1, "m": 2, "g": 3}
@@ -40,10 +40,18 @@ def text(flag: str, text: str) -> str:
     return text
 
 
+def seconds_of(text: str) -> float | None:
+    """``90s``, ``2h``, ``1h30m`` or ``3d`` in seconds; None for what is none of these."""
+    part = f"({_NUMBER})([smhd])"
+    if not re.fullmatch(f"(?:{part})+", text):
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(part, text))
+
+
 def duration_s(flag: str, text: str) -> int:
-    """``3600``, ``90s``, ``30m`` or ``4h`` as seconds, from 1 s to 24 h."""
-    match = re.fullmatch(_DURATION, text.strip())
-    seconds = float(match["number"]) * _SECONDS[match["unit"]] if match else 0.0
+    """``3600``, ``90s``, ``30m``, ``4h``, ``1h30m`` or ``1d`` as seconds, from 1 s to 24 h."""
+    written = text.strip()
+    seconds = float(written) if re.fullmatch(_NUMBER, written) else seconds_of(written) or 0.0
     if not 1 <= seconds <= MAX_TIMEOUT_S:
         raise OptionError(f"{flag} {text}: give 1 s to 24 h, as in 3600, 90s, 30m or 4h")
     return int(seconds)

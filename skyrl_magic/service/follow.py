@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 from collections.abc import Callable
 from typing import Protocol
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import RunLeft
+from skyrl_magic.core.errors import RunLeft, SessionError
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service import logs
 from skyrl_magic.service.interrupts import LOOK_S, Interrupts, look_s
 from skyrl_magic.service.python_cell import PythonCell
 from skyrl_magic.service.session import Session
@@ -17,6 +19,8 @@ from skyrl_magic.service.stop import ESCALATION, PYTHON_ESCALATION, Stop, end_fo
 from skyrl_magic.service.watch import Leave, Lost, Pressed, Signalled, Trouble, Watch, WatchEvent, payload_bytes
 
 _BROKEN = "the connection to the session broke; reconnecting"
+#: A Python cell that has not begun by then says what it waits for, in seconds.
+_PATIENCE_S = 1.5
 _BACK = "the connection to the session is back"
 
 
@@ -88,6 +92,8 @@ class Follower:
             self.python = PythonCell(session, watch.run_id, sink, interrupts, start, late=late)
         self._reached = dict(zip(protocol.JOURNAL_STREAMS, request.start, strict=True))
         self._stop: Stop | None = None
+        self._begun = request.kind != protocol.PYTHON or request.attached
+        self._ask_at = clock() + _PATIENCE_S
 
     @property
     def stopped_by(self) -> str:
@@ -143,7 +149,21 @@ class Follower:
         except queue.Empty:
             return None if due_s is not None and due_s <= LOOK_S else Pressed()  # as far as one can know
 
+    def _say_what_it_waits_for(self) -> None:
+        """Once: a kernel executes one cell at a time, and that of another run may take hours."""
+        if self._begun or self._clock() < self._ask_at:
+            return
+        self._begun = True
+        with contextlib.suppress(SessionError):
+            runs = logs.all_runs(self._session)
+            there = [run.run_id for run in runs if run.kind == protocol.PYTHON and run.state == "running"]
+            if there and there[0] != self._watch.run_id:
+                again = f"%skyrl_attach {there[0]} shows that run, %skyrl_cancel {there[0]} stops it"
+                self._sink.note(f"waits for the Python kernel, which executes the cell of run {there[0]}: {again}")
+
     def _take(self, event: WatchEvent | None, stop: Stop) -> None:
+        self._begun |= isinstance(event, (protocol.RunStarted, protocol.Output))
+        self._say_what_it_waits_for()
         if event is None:
             self._sink.tick()
             if self.python is not None:

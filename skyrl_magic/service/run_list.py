@@ -112,6 +112,11 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str) -> Ru
     return open_log(sessions, request, next(run for run in mine if run.run_id == run_id))
 
 
+def runs_that_go_on(sessions: SessionService, request: SessionRequest) -> list[str]:
+    """The ids of the owner's runs that have not ended, newest first. Raises BackendError."""
+    return [run.run_id for run in known_runs(sessions, request).runs if run.place and run.summary.state != "ended"]
+
+
 def living(log: RunLog) -> tuple[Session, protocol.RunSummary]:
     """The run of a log, and its session. Raises UnknownRun where that has ended."""
     if not isinstance(log, LiveLog):

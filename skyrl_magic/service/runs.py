@@ -83,6 +83,8 @@ class RunService:
             RunStopped: interrupted meanwhile; a run that began all the same is killed.
         """
         watch = session.channel.add_watch(_watch_request(run_id, request))
+        if request.notebook:
+            watch.seen = protocol.Seen(run_id, request.notebook, *request.start)
         start = protocol.StartRun(
             run_id=run_id,
             workdir=request.workdir,
@@ -202,7 +204,9 @@ class RunService:
 
 
 def _request_start(channel: Channel, start: protocol.StartRun, watch: Watch) -> None:
-    channel.request(lambda number: dataclasses.replace(start, request=number), protocol.Done, also=watch.resume())
+    seen = [] if watch.seen is None else [watch.seen]
+    also = [watch.resume(), *seen]
+    channel.request(lambda number: dataclasses.replace(start, request=number), protocol.Done, also=also)
 
 
 def _watch_request(run_id: str, request: RunRequest) -> protocol.WatchRun:

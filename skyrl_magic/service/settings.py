@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyrl_magic.core import contract, spec
+from skyrl_magic.core import contract, spec, values
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import Given, merge, setting
 from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
@@ -86,6 +86,11 @@ def _setting(where: str, key: str, value: object) -> tuple[str, Any]:
         raise OptionError(f"{where}: {error}") from None
 
 
+def _written(value: float) -> str:
+    """A duration in whole seconds or an amount of dollars, as one writes it."""
+    return values.duration_text(value) if isinstance(value, int) else f"{value:g}"
+
+
 def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[], str]) -> Resolved:
     """The spec that a magic line asks for.
 
@@ -101,13 +106,13 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
     project = project_settings(folder)
     given = merge(line, config, project, environment_settings())
     bounds = (
-        ("--timeout", line.timeout_s, given.timeout_s, " s"),
-        ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s, " s"),
-        ("--max-usd", line.max_usd, given.max_usd, ""),
+        ("--timeout", line.timeout_s, given.timeout_s),
+        ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s),
+        ("--max-usd", line.max_usd, given.max_usd),
     )
     notes = [
-        f"{flag} {asked:g} is bounded to {bound:g}{unit} by your settings"
-        for flag, asked, bound, unit in bounds
+        f"{flag} {_written(asked)} is bounded to {_written(bound)} by your settings"
+        for flag, asked, bound in bounds
         if asked and bound and bound < asked
     ]
     checkout = _checkout(given.repo, folder)

@@ -14,14 +14,16 @@ ATTACH_HELP = """\
 usage: %skyrl_attach [RUN] [--from start]
 
 Go on with a run in this cell: from where this notebook's output of it stopped, also when its kernel was restarted
-since, or with --from start from its first byte. RUN is a run's id, the beginning of one, or -1 for the last run, which
-is what no RUN means too. Stop stops the run, as in its own cell (%config SkyRLMagic.on_interrupt)."""
+since, or with --from start from its first byte. RUN is a run's id, the beginning of one, or -1 for the last run;
+without RUN the newest that goes on is meant. Stop stops the run, as in its own cell (%config
+SkyRLMagic.on_interrupt)."""
 CANCEL_HELP = """\
-usage: %skyrl_cancel RUN…
+usage: %skyrl_cancel [RUN…]
        %skyrl_cancel --session NAME
 
-Stop these runs for good, or all of a session: SIGINT, then SIGTERM and SIGKILL after a grace period each
-(%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked again, its kernel is ended."""
+Stop these runs for good, all of a session, or the one that goes on, where that is one: SIGINT, then SIGTERM and SIGKILL
+after a grace period each (%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked
+again, its kernel is ended."""
 _START = "start"
 
 
@@ -68,7 +70,7 @@ def read_cancel(line: str) -> Cancel:
     """Read the line of ``%skyrl_cancel``. Raises OptionError."""
     runs, found = read_runs(line, CANCEL_OPTIONS)
     cancel = Cancel(runs, found.get("session"), bool(found.get("help")))
-    if not cancel.help and bool(runs) == (cancel.session is not None):
+    if not cancel.help and runs and cancel.session is not None:
         raise OptionError("name the runs to stop, or --session NAME for all of one: %skyrl_runs lists them")
     return cancel
 

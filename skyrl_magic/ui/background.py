@@ -20,7 +20,7 @@ from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import plain_text
 from skyrl_magic.ui.display import Place
 from skyrl_magic.ui.outcome import captured, error_of
-from skyrl_magic.ui.tables import duration_text
+from skyrl_magic.ui.tables import NO_MATH, duration_text
 
 #: Lines in the display, and how often it is brought up to date, in seconds: each time is a message to the front end.
 SHOWN_LINES = 6
@@ -197,7 +197,10 @@ class RunHandle:
     def _data(self) -> dict[str, str]:
         lines = "\n".join(self.sink.lines.last(SHOWN_LINES))
         body = f"<pre style='margin:0 0 0 1em'>{html.escape(lines)}</pre>" if lines else ""
-        return {"text/plain": repr(self), "text/html": f"<div>{html.escape(self._title())}</div>{body}"}
+        return {
+            "text/plain": repr(self),
+            "text/html": f"<div class='{NO_MATH}'>{html.escape(self._title())}</div>{body}",
+        }
 
     def _title(self) -> str:
         more = "" if self.done else f" · %skyrl_attach {self.id} shows it, %skyrl_cancel {self.id} stops it"

@@ -8,28 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import (
-    NotFound,
-    RunStopped,
-    UnknownRun,
-)
+from skyrl_magic.core.errors import NotFound, RunStopped, UnknownRun
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
-from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
-from skyrl_magic.service.checkout import (
-    LARGE_BYTES,
-    MANY_FILES,
-    CheckoutReader,
-    fullest_folders,
-    largest_folders,
-)
 from skyrl_magic.service.find_run import ENDED, Found, find_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
-from skyrl_magic.service.run_list import find_log, known_runs, living
+from skyrl_magic.service.run_list import find_log, known_runs, living, runs_that_go_on
 from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
@@ -50,7 +37,8 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.runs import RunsAsked, runs_table
-from skyrl_magic.ui.tables import Table, checkout_text, size_text
+from skyrl_magic.ui.session_notes import note_large, note_runs, ready_line
+from skyrl_magic.ui.tables import Table, checkout_text
 from skyrl_magic.ui.variables import Variables
 
 
@@ -121,15 +109,25 @@ class Cells:
         return self._run_cells.attach(found, self._rules(), notebook_key(folder), from_start=from_start)
 
     def cancel(self, runs: Sequence[str], session: str | None, config: Given, folder: Path) -> None:
-        """End runs, or with ``session`` all of one. Raises UnknownRun, SessionError."""
+        """End runs, with ``session`` all of one, or else the one that goes on. Raises UnknownRun, SessionError."""
         if session is None:
-            found = [self._find_run(run, config, folder) for run in runs]
+            found = [self._find_run(run, config, folder) for run in runs or self._only_run(config, folder)]
         else:
             there = self._joined(Given(session=session), config, folder, "cancel runs of")
             found = [(there, run) for run in all_runs(there) if run.state != ENDED]
             if not found:
                 note(f"nothing runs in session {there.name}")
         self._run_cells.cancel(found, self._rules().grace_s)
+
+    def _only_run(self, config: Given, folder: Path) -> list[str]:
+        """The one run of this user's that goes on."""
+        request, _ = self._reached(config, folder)
+        going_on = runs_that_go_on(self._services.sessions, request)
+        if not going_on:
+            raise UnknownRun("no run of yours goes on: %skyrl_runs shows those that have ended")
+        if len(going_on) > 1:
+            raise UnknownRun(f"{len(going_on)} runs go on: name those to stop ({', '.join(going_on)})")
+        return going_on
 
     def _run_request(self, given: Given, folder: Path, command: str, variables: Variables) -> RunRequest:
         return RunRequest(
@@ -149,15 +147,16 @@ class Cells:
 
     def _find_run(self, text: str, config: Given, folder: Path) -> Found:
         """The run that is named so, in a session that lives; without a name the newest that goes on, else the last."""
-        known = [*reversed(self.notebook.runs)]
         with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
-            text = resolve_run(text, known) if text else text
+            text = resolve_run(text, self.notebook.own_runs) if text else text
         session = self.notebook.runs.get(text)
         if session is not None and session.channel.alive:
             return session, summary(session, text)
         request, _ = self._reached(config, folder)
         if not text:
-            return find_run(self._services.sessions, request, text, going_on_first=True)
+            with contextlib.suppress(UnknownRun):
+                return find_run(self._services.sessions, request, text, going_on_first=True)
+            text = "-1"
         return living(find_log(self._services.sessions, request, text))
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
@@ -270,7 +269,7 @@ class Cells:
             session, created = sessions.ensure(request, progress)
             status = session.wait_for_ray(progress)
             if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
-                line = _ready_line(session, status, sessions.pricing.known(session.spec, request.usd_per_hour))
+                line = ready_line(session, status, sessions.pricing.known(session.spec, request.usd_per_hour))
         except RunStopped:
             raise
         except KeyboardInterrupt:
@@ -282,7 +281,7 @@ class Cells:
         if created:
             self._notes_of_new(session, lost or end_before(status))
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
-            self._note_runs(session)
+            note_runs(session, self.notebook, notebook_key(folder))
         if not created:
             set_live(session, request, given, config if config != self.notebook.config else None)
         for text in session.take_notices():
@@ -320,35 +319,4 @@ class Cells:
         if lost:
             note(f"the session of this name before it had ended: {lost}")
         if session.sync is not None:
-            self._note_large(session.sync.reader)
-
-    def _note_runs(self, session: Session) -> None:
-        """Say what goes on in a session that this kernel comes to: of a kernel before it, or of another notebook."""
-        others = [run_id for run_id in session.status.active_runs if run_id not in self.notebook.runs]
-        if len(others) == 1:
-            run_id = others[0]
-            ways = f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
-            note(f"run {run_id} goes on in this session: {ways}")
-        elif others:
-            note(f"{len(others)} runs go on in this session: {', '.join(others)}; %skyrl_attach RUN shows one")
-
-    def _note_large(self, reader: CheckoutReader) -> None:
-        scan = reader.scan()
-        if scan.size_bytes > LARGE_BYTES:
-            folders = ", ".join(f"{name} {size_text(size)}" for name, size in largest_folders(scan.manifest))
-            note(f"the checkout has {size_text(scan.size_bytes)} ({folders}): .skyrlignore leaves folders out")
-        if len(scan.manifest) > MANY_FILES:
-            folders = ", ".join(f"{name} {files:,}" for name, files in fullest_folders(scan.manifest))
-            note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
-
-
-def _ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
-    ray = ""
-    if status.ray == "failed":
-        ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
-    elif status.ray == "starting":
-        ray = "; Ray is still starting: runs wait for it"
-    checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
-    gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
-    cost = "" if price is None else f", {price}"
-    return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"
+            note_large(session.sync.reader)

@@ -34,9 +34,9 @@ def find_notebook_log(
     Raises:
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
     """
-    run_id = text or notebook.last_run or ""
+    run_id = text or next(iter(notebook.own_runs), "")
     with contextlib.suppress(UnknownRun):  # perhaps another notebook's, or of a kernel before this one
-        run_id = resolve(run_id, [*reversed(notebook.runs)])
+        run_id = resolve(run_id, notebook.own_runs)
     session = notebook.runs.get(run_id)
     if session is not None and session.channel.alive:
         try:

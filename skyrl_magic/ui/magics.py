@@ -193,7 +193,6 @@ class SkyRLMagic(Settings):
             return
         self._assign(self.cells.pull(given, self.given(), _folder(), of_pull(given, names)))
 
-    @no_var_expand
     @line_magic
     def skyrl_attach(self, line: str) -> None:
         """Go on with a run in this cell: ``%skyrl_attach [RUN] [--from start]``."""
@@ -208,10 +207,9 @@ class SkyRLMagic(Settings):
         if outcome.error is not None:
             raise outcome.error
 
-    @no_var_expand
     @line_magic
     def skyrl_cancel(self, line: str) -> None:
-        """Stop runs for good: ``%skyrl_cancel RUN…``, or all of a session with ``--session NAME``."""
+        """Stop runs for good: ``%skyrl_cancel [RUN…]``, or all of a session with ``--session NAME``."""
         from skyrl_magic.ui.attach import CANCEL_HELP, read_cancel
 
         asked = read_cancel(line)

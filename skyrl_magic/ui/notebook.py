@@ -49,7 +49,9 @@ class Notebook:
     current: SessionRequest | None = None
     """What the current session was asked for: a cell without session options goes there."""
     runs: dict[str, Session] = field(default_factory=dict)
-    """The sessions of this notebook's runs by run id, oldest first."""
+    """The sessions of the runs that this kernel has started or attached to, by run id."""
+    attached: set[str] = field(default_factory=set)
+    """Those of them that were started elsewhere."""
     background: dict[str, RunHandle] = field(default_factory=dict)
     """This notebook's runs in the background by run id."""
     seen: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -58,9 +60,9 @@ class Notebook:
     """Notes that were shown once and need not be repeated."""
 
     @property
-    def last_run(self) -> str | None:
-        """The id of the run that was started last."""
-        return next(reversed(self.runs), None)
+    def own_runs(self) -> list[str]:
+        """The ids of the runs that this kernel has started, newest first."""
+        return [run_id for run_id in reversed(self.runs) if run_id not in self.attached]
 
     def once(self, note: str) -> bool:
         """True the first time for each note."""

@@ -22,6 +22,7 @@ from skyrl_magic.ui.front_end import KernelEnd
 from skyrl_magic.ui.notebook import Notebook, Services
 from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
+from skyrl_magic.ui.session_notes import shown_by, shown_whole
 from skyrl_magic.ui.variables import Variables
 
 #: A session that turns out to have ended is started again once before a cell gives up.
@@ -97,9 +98,10 @@ class RunCells:
         request = RunRequest(cell="", kind=run.kind) if handle is None else handle.background.request
         start = (0, 0, 0) if from_start or request.out or request.err else self._seen(run, key)
         request = dataclasses.replace(request, start=start, rules=rules, notebook=key, attached=True)
-        self._notebook.runs[run_id] = session
-        sizes = (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes)
-        if run.state == ENDED and any(sizes) and start >= sizes:
+        if run_id not in self._notebook.runs:
+            self._notebook.attached.add(run_id)
+            self._notebook.runs[run_id] = session
+        if run.state == ENDED and any(start) and shown_whole(run, start):
             note(f"this notebook has shown all of run {run_id}: %skyrl_attach {run_id} --from start shows it again")
         followed = handle.background if handle is not None and not handle.done else None
         also = None if handle is None else handle.sink
@@ -187,9 +189,4 @@ class RunCells:
         known = self._notebook.seen.get(run.run_id)
         if known is not None:
             return known
-        told = run.seen.get(key)
-        try:
-            out, err, outputs = map(int, told or (0, 0, 0))
-        except (TypeError, ValueError):  # what a container sends is not trusted
-            return 0, 0, 0
-        return out, err, outputs
+        return shown_by(run, key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +24,6 @@ STATE is one of waiting, running, ended, failed, stopped, lost; WHEN a time as i
 #: Of more rows than these, the older ones are counted.
 _MAX_ROWS = 200
 _COMMAND_CHARS = 60
-_AGO = r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])"
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,9 @@ def _state(flag: str, text: str) -> str:
 
 def _since(flag: str, text: str) -> float:
     """The time that is meant, by this machine's clock and zone."""
-    match = re.fullmatch(_AGO, text)
-    if match:
-        return time.time() - float(match["number"]) * _SECONDS[match["unit"]]
+    ago_s = values.seconds_of(text)
+    if ago_s is not None:
+        return time.time() - ago_s
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -98,7 +95,7 @@ def runs_table(known: KnownRuns, asked: RunsAsked, volume: str, keep: KeepRuns) 
     columns = ("run", "session", *(("owner",) if shared else ()), "kind", "state", "started", "took", "output")
     cells = [_cells(run, shared=shared) for run in rows[:_MAX_ROWS]]
     empty = "no runs are known" if not mine else "no runs are like that"
-    return Table((*columns, "command", "log"), cells, empty, [*caption, *known.silent])
+    return Table((*columns, "command", "log"), cells, empty, [*(caption if cells else caption[1:]), *known.silent])
 
 
 def _wanted(run: KnownRun, asked: RunsAsked) -> bool:

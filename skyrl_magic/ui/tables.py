@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+#: What lies in an element of these classes is no mathematics for Jupyter's front ends, whatever dollar signs it has.
+NO_MATH = "tex2jax_ignore mathjax_ignore"
 _MINUTE_S, _HOUR_MIN, _KILO = 60, 60, 1000
 
 
@@ -39,7 +41,8 @@ class Table:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        return self._html() + "".join(f"<div><small>{html.escape(line)}</small></div>" for line in self.caption)
+        caption = "".join(f"<div><small>{html.escape(line)}</small></div>" for line in self.caption)
+        return f"<div class='{NO_MATH}'>{self._html()}{caption}</div>"
 
     def _html(self) -> str:
         if not self.rows:

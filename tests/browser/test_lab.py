@@ -52,3 +52,12 @@ def test_the_picker_shows_the_line_that_does_the_same(open_notebook: Callable[..
     expect(shown).to_contain_text("--gpu H100", timeout=SESSION_MS)
     # The extension is there from the start, and a notebook that loads it all the same is told nothing about that.
     expect(notebook.page.locator(notebook.outputs(1))).to_have_text("[2]:2")
+
+
+def test_dollar_signs_of_a_command_are_no_mathematics(open_notebook: Callable[..., NotebookPage]) -> None:
+    notebook = open_notebook(QUICK + "for i in $(seq 1 3); do echo $i; done", "%skyrl_runs")
+    notebook.run_all()
+    shown = notebook.page.locator(notebook.outputs(1))
+    expect(shown.locator("td", has_text="for i in $(seq 1 3); do echo $i; done")).to_be_visible(timeout=SESSION_MS)
+    notebook.page.wait_for_function("document.querySelector('.jp-RenderedHTMLCommon td') !== null")
+    expect(shown.locator("mjx-container, .MathJax")).to_have_count(0)

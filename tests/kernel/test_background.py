@@ -19,7 +19,7 @@ WAITING = "echo up; until [ -e /tmp/{name} ]; do sleep 0.02; done; echo down"
 
 def run_id_of(kernel: Kernel) -> str:
     """The run that was started last."""
-    return kernel.run("get_ipython().skyrl_magic.cells.notebook.last_run").result.strip("'")
+    return kernel.run("get_ipython().skyrl_magic.cells.notebook.own_runs[0]").result.strip("'")
 
 
 def open_gate(kernel: Kernel, name: str) -> None:
@@ -261,6 +261,58 @@ def test_after_a_restart_a_run_is_named_by_the_beginning_of_its_id(kernel: Kerne
     assert any(note.startswith(f"run {run_id} is stopped; ") for note in notes), notes
 
 
+def test_places_are_those_of_the_table_also_after_an_attach(kernel: Kernel, restarted: Kernel) -> None:
+    detached(kernel, "%%skyrl_modal\n" + WAITING.format(name="ten"), "up")
+    first = run_id_of(kernel)
+    kernel.run("%skyrl_modal echo second")
+    second = run_id_of(kernel)
+    restarted.run("%config SkyRLMagic.on_interrupt = 'detach'")
+    restarted.run(f"%skyrl_attach {first}", interrupt_at="up")
+    restarted.run("%config SkyRLMagic.on_interrupt = 'stop'")
+    table = restarted.run("%skyrl_runs").result.splitlines()
+    assert [row.split()[0] for row in table[1:3]] == [second, first]
+    assert restarted.run("%skyrl_cancel -1").notes == [f"run {second} had ended before"]
+    assert restarted.run("%skyrl_cancel -2").notes[0].startswith(f"run {first} is stopped")
+
+
+def test_cancel_without_a_run_means_the_one_that_goes_on(kernel: Kernel) -> None:
+    assert "no run of yours goes on" in kernel.run("%skyrl_cancel").error[-1]
+    kernel.run("%%skyrl_modal --bg\nsleep 300")
+    one = run_id_of(kernel)
+    kernel.run("%skyrl_modal --bg sleep 301")
+    error = kernel.run("%skyrl_cancel").error[-1]
+    assert "2 runs go on: name those to stop" in error
+    assert one in error
+    assert kernel.run("run = _\n%skyrl_cancel {run.id}").notes[0].startswith("run ")
+    assert kernel.run("%skyrl_cancel").notes[0].startswith("run ")
+    assert "no run of yours goes on" in kernel.run("%skyrl_cancel").error[-1]
+
+
+def test_a_new_kernel_is_told_what_goes_on_now_and_what_ended_unseen(kernel: Kernel, restarted: Kernel) -> None:
+    detached(kernel, "%%skyrl_modal\necho up; until [ -e /tmp/eleven ]; do sleep 0.01; done; echo late; exit 3", "up")
+    ended = run_id_of(kernel)
+    kernel.run("%skyrl_modal --bg sleep 300")
+    cancelled = run_id_of(kernel)
+    kernel.run("%skyrl_modal touch /tmp/eleven")
+    restarted.run("%skyrl_sessions")
+    restarted.run(f"%skyrl_cancel {cancelled}")
+    notes = "\n".join(restarted.run("%skyrl_modal echo next").notes)
+    assert f"run {ended} of this notebook ended meanwhile (exit code 3): %skyrl_attach {ended} shows the rest" in notes
+    assert "goes on in this session" not in notes
+    assert restarted.run(f"%skyrl_attach {ended}").out == "late\n"
+
+
+def test_a_python_cell_says_which_run_it_waits_for(kernel: Kernel, restarted: Kernel) -> None:
+    kernel.run(
+        "%%skyrl_python --bg\nimport pathlib, time\nwhile not pathlib.Path('/tmp/go').exists(): time.sleep(0.01)"
+    )
+    first = run_id_of(kernel)
+    waiting = Running(kernel, "%%skyrl_python\nprint('mine')")
+    waiting.until(lambda it: any(f"executes the cell of run {first}" in note for note in it.cell.notes))
+    open_gate(restarted, "go")
+    assert waiting.end().out == "mine\n"
+
+
 def test_a_run_that_is_not_there(kernel: Kernel) -> None:
     for magic in ("%skyrl_attach", "%skyrl_cancel"):
         cell = kernel.run(f"{magic} zzzzzz")
@@ -274,7 +326,6 @@ def test_a_run_that_is_not_there(kernel: Kernel) -> None:
         ("%skyrl_attach a b", "second one"),
         ("%skyrl_attach --from 5", "it is start"),
         ("%skyrl_attach --form start", "did you mean --from"),
-        ("%skyrl_cancel", "name the runs"),
         ("%skyrl_cancel a --session b", "name the runs"),
         ("%skyrl_cancel --sesion b", "did you mean --session"),
     ],

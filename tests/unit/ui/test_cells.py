@@ -82,7 +82,7 @@ def test_a_failed_run_is_an_error_in_one_line(book: Book) -> None:
     error = book.run("exit 3", out="x").error
     assert isinstance(error, RunFailed)
     assert error.exit_code == 3
-    assert error.run_id == book.cells.notebook.last_run
+    assert error.run_id == book.cells.notebook.own_runs[0]
     assert str(error).startswith(f"run {error.run_id} failed: exit code 3 after ")
     assert "137 (SIGKILL)" in str(book.run("kill -9 $$").error)
     assert "exit code 200 after" in str(book.run("exit 200").error)
@@ -95,9 +95,9 @@ def test_or_a_line_only(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_that_could_not_be_started_is_not_the_last_one(book: Book, tmp_path: Path) -> None:
     book.run("true")
-    last = book.cells.notebook.last_run
+    last = book.cells.notebook.own_runs[0]
     assert isinstance(book.run("true", repo=str(tmp_path / "nowhere")).error, CheckoutError)
-    assert book.cells.notebook.last_run == last
+    assert book.cells.notebook.own_runs[0] == last
 
 
 def test_a_session_that_has_ended_is_started_again(

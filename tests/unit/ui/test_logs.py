@@ -36,8 +36,8 @@ def show(cells: Cells, line: str) -> None:
 
 
 def run_id(cells: Cells) -> str:
-    assert cells.notebook.last_run is not None
-    return cells.notebook.last_run
+    assert cells.notebook.own_runs[0] is not None
+    return cells.notebook.own_runs[0]
 
 
 @pytest.mark.parametrize(

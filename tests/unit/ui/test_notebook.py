@@ -15,7 +15,7 @@ def test_a_note_is_told_once() -> None:
 
 
 def test_before_the_first_run_there_is_no_last_one() -> None:
-    assert Notebook().last_run is None
+    assert Notebook().own_runs == []
 
 
 def test_a_name_alone_takes_the_session_as_it_is() -> None:

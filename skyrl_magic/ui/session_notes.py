@@ -1,0 +1,78 @@
+"""What a notebook is told when it comes to a session: what it is, and which runs are there that it has not seen."""
+
+from __future__ import annotations
+
+from skyrl_magic.core import protocol
+from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.prices import Price
+from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
+from skyrl_magic.service.find_run import ENDED
+from skyrl_magic.service.logs import all_runs
+from skyrl_magic.service.session import Session
+from skyrl_magic.ui.display import note
+from skyrl_magic.ui.notebook import Notebook
+from skyrl_magic.ui.tables import checkout_text, size_text
+
+
+def note_runs(session: Session, notebook: Notebook, key: str) -> None:
+    """Say it of the runs that this kernel has not seen: of a kernel before it, or of another notebook.
+
+    Args:
+        session: where they are.
+        notebook: this kernel's.
+        key: what stands for the notebook in its sessions.
+
+    Raises:
+        SessionError: the session cannot be asked.
+    """
+    others = [run for run in all_runs(session) if run.run_id not in notebook.runs]
+    going_on = [run.run_id for run in others if run.state != ENDED]
+    if len(going_on) == 1:
+        ways = f"%skyrl_attach {going_on[0]} shows it, %skyrl_cancel {going_on[0]} stops it"
+        note(f"run {going_on[0]} goes on in this session: {ways}")
+    elif going_on:
+        note(f"{len(going_on)} runs go on in this session: {', '.join(going_on)}; %skyrl_attach RUN shows one")
+    for run in others:
+        if run.state == ENDED and key in run.seen and not shown_whole(run, shown_by(run, key)):
+            how = f"stopped by {run.cancelled}" if run.cancelled else f"exit code {run.exit_code or 0}"
+            rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
+            note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
+
+
+def shown_by(run: protocol.RunSummary, key: str) -> tuple[int, int, int]:
+    """How far a notebook has shown a run, as it has told the agent."""
+    try:
+        out, err, outputs = map(int, run.seen.get(key) or (0, 0, 0))
+    except (TypeError, ValueError):  # what a container sends is not trusted
+        return 0, 0, 0
+    return out, err, outputs
+
+
+def shown_whole(run: protocol.RunSummary, shown: tuple[int, int, int]) -> bool:
+    """Whether nothing of the run's output so far is left to be shown."""
+    sizes = (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes)
+    return all(reached >= size for reached, size in zip(shown, sizes, strict=True))
+
+
+def note_large(reader: CheckoutReader) -> None:
+    """Say that a checkout has much or many files, and in which folders."""
+    scan = reader.scan()
+    if scan.size_bytes > LARGE_BYTES:
+        folders = ", ".join(f"{name} {size_text(size)}" for name, size in largest_folders(scan.manifest))
+        note(f"the checkout has {size_text(scan.size_bytes)} ({folders}): .skyrlignore leaves folders out")
+    if len(scan.manifest) > MANY_FILES:
+        folders = ", ".join(f"{name} {files:,}" for name, files in fullest_folders(scan.manifest))
+        note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
+
+
+def ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
+    """What the session that a cell has started is."""
+    ray = ""
+    if status.ray == "failed":
+        ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
+    elif status.ray == "starting":
+        ray = "; Ray is still starting: runs wait for it"
+    checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
+    gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
+    cost = "" if price is None else f", {price}"
+    return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"
