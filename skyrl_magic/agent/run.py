@@ -61,6 +61,8 @@ class Run:
     """The name of the last signal by which somebody wanted to end it."""
     seen: Dict[str, Tuple[int, int, int]] = field(default_factory=dict)
     """How far which notebook has shown it, as in ``core.protocol.Seen``."""
+    notebook: str = ""
+    """Whose it is, as in ``core.protocol.StartRun``."""
 
     @property
     def run_id(self) -> str:
@@ -110,6 +112,7 @@ class Run:
             {name: list(shown) for name, shown in self.seen.items()},
             self.cancelled,
             self.archive_error,
+            self.notebook,
         )
 
     def event(self) -> Optional[protocol.Message]:

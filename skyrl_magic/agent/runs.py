@@ -120,7 +120,7 @@ class RunTable:
         if not (ready and shell and self._prepared(request.payload, folder)):
             reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
-        run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time())
+        run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time(), notebook=str(request.notebook))
         if not shell:
             run.cell = PythonCell(request.workdir and spec.workdir, request.uv, request.allow_stdin)
         self._runs.add(run)

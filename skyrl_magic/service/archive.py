@@ -122,6 +122,7 @@ def _run(entry: Mapping[str, Any], session: ArchivedSession) -> ArchivedRun:
         kind=str(entry["kind"]),
         cancelled=str(entry["cancelled"]),
         archive_error=str(entry["archive_error"]),
+        notebook=str(entry.get("notebook", "")),
         stdout_bytes=int(entry["stdout_bytes"]),
         stderr_bytes=int(entry["stderr_bytes"]),
         outputs_bytes=int(entry["outputs_bytes"]),

@@ -10,7 +10,7 @@ import contextlib
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
@@ -146,7 +146,7 @@ class Channel:
         make: Callable[[int], protocol.Message],
         reply: type[M],
         timeout_s: float = 60.0,
-        also: Sequence[protocol.Message] = (),
+        also: protocol.Message | None = None,
     ) -> M:
         """Send ``make(request number)``, with ``also`` right behind it, and wait for its answer.
 
@@ -155,7 +155,7 @@ class Channel:
             SessionError: the session refused, or did not answer in time.
         """
         with self._pending.request() as pending:
-            self._write(make(pending.number), *also)
+            self._write(make(pending.number), *([also] if also else []))
             return pending.answer(reply, timeout_s)
 
     def read_journal(self, run_id: str, stream: str, start: int, end: int, sink: Callable[[bytes], object]) -> None:

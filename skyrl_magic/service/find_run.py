@@ -20,13 +20,17 @@ Choose = Callable[[Sequence[protocol.RunSummary]], protocol.RunSummary | None]
 ENDED = "ended"
 
 
-def find_run(sessions: SessionService, request: SessionRequest, run_id: str, *, going_on_first: bool = False) -> Found:
+def find_run(
+    sessions: SessionService, request: SessionRequest, run_id: str, notebook: str = "", *, going_on_first: bool = False
+) -> Found:
     """A run and its session, which stays open.
 
     Args:
         sessions: joins sessions that run; none is started, and those without the run are left again.
         request: what a cell without options asks for; that session is asked first, then all of the owner's.
-        run_id: the run's id; empty for the last run of the owner's sessions, first of those of the same checkout.
+        run_id: the run's id; empty for the last run of the owner's sessions, first of those of the same notebook and
+            then of the same checkout.
+        notebook: stands for the notebook that asks, as in ``core.protocol.StartRun``.
         going_on_first: without an id, a run that goes on is meant before one that has ended.
 
     Raises:
@@ -34,7 +38,7 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str, *, 
     """
     places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     if not run_id:
-        return _last_run(sessions, request, places, going_on_first=going_on_first)
+        return _last_run(sessions, request, places, notebook, going_on_first=going_on_first)
     silent = []
     for place in sorted(places, key=lambda place: place != request.place):
         try:
@@ -53,12 +57,15 @@ def find_run(sessions: SessionService, request: SessionRequest, run_id: str, *, 
 
 
 def _last_run(
-    sessions: SessionService, request: SessionRequest, places: Iterable[Place], *, going_on_first: bool
+    sessions: SessionService, request: SessionRequest, places: Iterable[Place], notebook: str, *, going_on_first: bool
 ) -> Found:
     """A kernel that was restarted does not know in which sessions its notebook ran something."""
 
-    def rank(run: protocol.RunSummary) -> tuple[bool, float]:
-        return going_on_first and run.state != ENDED, run.started_at
+    def is_own(run: protocol.RunSummary) -> bool:
+        return bool(notebook) and run.notebook == notebook
+
+    def rank(run: protocol.RunSummary) -> tuple[bool, bool, float]:
+        return is_own(run), going_on_first and run.state != ENDED, run.started_at
 
     candidates: list[Found] = []
     opened: list[Session] = []
@@ -71,7 +78,9 @@ def _last_run(
                 opened += [] if was_open else [found[0]]
     if not candidates:
         raise UnknownRun("no session of yours that lives has a run: %skyrl_runs shows those that have ended too")
-    session, run = max(candidates, key=lambda found: (found[0].spec.repo == request.spec.repo, rank(found[1])))
+    session, run = max(
+        candidates, key=lambda found: (is_own(found[1]), found[0].spec.repo == request.spec.repo, rank(found[1]))
+    )
     for other in opened:
         if other is not session:
             sessions.leave(other)

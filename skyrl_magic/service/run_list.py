@@ -14,7 +14,7 @@ from skyrl_magic.core.ports import Sandbox
 from skyrl_magic.service import logs
 from skyrl_magic.service.archive import ArchivedRun, archived_runs
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
-from skyrl_magic.service.run_names import resolve
+from skyrl_magic.service.run_names import is_place, resolve
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import asked, tags_of
 from skyrl_magic.service.session_request import Place, SessionRequest, owner
@@ -97,8 +97,10 @@ def known_runs(sessions: SessionService, request: SessionRequest) -> KnownRuns:
     return KnownRuns(runs, [line for _, line in silent] + problem)
 
 
-def find_log(sessions: SessionService, request: SessionRequest, text: str) -> RunLog:
+def find_log(sessions: SessionService, request: SessionRequest, text: str, notebook: str = "") -> RunLog:
     """The log of the run that ``text`` names (``service.run_names``): from its container where that lives.
+
+    ``notebook`` stands for the one that asks: ``-1`` is the last of its runs, where it has some.
 
     Raises:
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
@@ -106,15 +108,18 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str) -> Ru
     known = known_runs(sessions, request)
     mine = [run for run in known.runs if run.owner == owner() or run.run_id == text]
     try:
-        run_id = resolve(text, [run.run_id for run in mine])
+        own = [run for run in mine if notebook and run.summary.notebook == notebook]
+        run_id = resolve(text, [run.run_id for run in (own if own and is_place(text) else mine)])
     except UnknownRun as error:
         raise UnknownRun("; ".join([str(error), *known.silent])) from None
     return open_log(sessions, request, next(run for run in mine if run.run_id == run_id))
 
 
-def runs_that_go_on(sessions: SessionService, request: SessionRequest) -> list[str]:
-    """The ids of the owner's runs that have not ended, newest first. Raises BackendError."""
-    return [run.run_id for run in known_runs(sessions, request).runs if run.place and run.summary.state != "ended"]
+def runs_that_go_on(sessions: SessionService, request: SessionRequest, notebook: str) -> tuple[list[str], list[str]]:
+    """The ids of the owner's runs that have not ended, newest first: a notebook's, and the others. Raises BackendError."""
+    runs = [run.summary for run in known_runs(sessions, request).runs if run.place and run.summary.state != "ended"]
+    own = [run.run_id for run in runs if run.notebook == notebook]
+    return own, [run.run_id for run in runs if run.notebook != notebook]
 
 
 def living(log: RunLog) -> tuple[Session, protocol.RunSummary]:

@@ -12,6 +12,11 @@ from skyrl_magic.core.errors import UnknownRun
 _NAMED = 4
 
 
+def is_place(text: str) -> bool:
+    """Whether a run is named by its place: ``-1`` is the last one."""
+    return re.fullmatch(r"-[0-9]{1,9}", text) is not None
+
+
 def resolve(text: str, candidates: Sequence[str]) -> str:
     """The id of the run that ``text`` names.
 
@@ -22,7 +27,7 @@ def resolve(text: str, candidates: Sequence[str]) -> str:
     Raises:
         UnknownRun: there is none, or several begin so; the nearest ones are named.
     """
-    if re.fullmatch(r"-[0-9]{1,9}", text):
+    if is_place(text):
         return _by_place(text, candidates)
     if text in candidates:
         return text

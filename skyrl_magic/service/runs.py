@@ -83,8 +83,6 @@ class RunService:
             RunStopped: interrupted meanwhile; a run that began all the same is killed.
         """
         watch = session.channel.add_watch(_watch_request(run_id, request))
-        if request.notebook:
-            watch.seen = protocol.Seen(run_id, request.notebook, *request.start)
         start = protocol.StartRun(
             run_id=run_id,
             workdir=request.workdir,
@@ -94,6 +92,7 @@ class RunService:
             uv=request.uv,
             allow_stdin=request.allow_stdin,
             max_runs=request.rules.max_runs,
+            notebook=request.notebook,
             payload=request.cell.encode("utf-8", "surrogateescape"),
         )
         try:
@@ -204,9 +203,7 @@ class RunService:
 
 
 def _request_start(channel: Channel, start: protocol.StartRun, watch: Watch) -> None:
-    seen = [] if watch.seen is None else [watch.seen]
-    also = [watch.resume(), *seen]
-    channel.request(lambda number: dataclasses.replace(start, request=number), protocol.Done, also=also)
+    channel.request(lambda number: dataclasses.replace(start, request=number), protocol.Done, also=watch.resume())
 
 
 def _watch_request(run_id: str, request: RunRequest) -> protocol.WatchRun:

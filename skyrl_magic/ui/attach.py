@@ -15,14 +15,14 @@ usage: %skyrl_attach [RUN] [--from start]
 
 Go on with a run in this cell: from where this notebook's output of it stopped, also when its kernel was restarted
 since, or with --from start from its first byte. RUN is a run's id, the beginning of one, or -1 for the last run;
-without RUN the newest that goes on is meant. Stop stops the run, as in its own cell (%config
+without RUN the newest of this notebook's that goes on. Stop stops the run, as in its own cell (%config
 SkyRLMagic.on_interrupt)."""
 CANCEL_HELP = """\
 usage: %skyrl_cancel [RUN…]
        %skyrl_cancel --session NAME
 
-Stop these runs for good, all of a session, or the one that goes on, where that is one: SIGINT, then SIGTERM and SIGKILL
-after a grace period each (%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked
+Stop these runs for good, all of a session, or this notebook's one that goes on: SIGINT, then SIGTERM and SIGKILL after a
+grace period each (%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked
 again, its kernel is ended."""
 _START = "start"
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import html
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -13,12 +14,12 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CellError, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
-from skyrl_magic.service.interrupts import LOOK_S
+from skyrl_magic.service.interrupts import LOOK_S, look_s
 from skyrl_magic.service.newest_lines import NewestLines
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import plain_text
-from skyrl_magic.ui.display import Place
+from skyrl_magic.ui.display import Place, note
 from skyrl_magic.ui.outcome import captured, error_of
 from skyrl_magic.ui.tables import NO_MATH, duration_text
 
@@ -94,7 +95,7 @@ class RunHandle:
         self.session_name = session.name
         self.sink = BackgroundSink()
         self.background = BackgroundRun(runs, session, request, self.sink, self._ended)
-        self._request, self._assign = request, assign
+        self._session, self._request, self._assign = session, request, assign
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], object]] = []
         self._places: list[Place] = []
@@ -134,7 +135,13 @@ class RunHandle:
             TimeoutError: the run goes on after ``timeout_s`` seconds.
             RunFailed, CellError, RunStopped, SessionLost: how it ended, where that was not well.
         """
-        if not self.background.wait(timeout_s):
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.background.wait(look_s(None if until_s is None else max(0.0, until_s - time.monotonic()))):
+            for text in self._session.take_notices():
+                note(text)
+            if until_s is not None and time.monotonic() >= until_s:
+                break
+        if not self.done:
             raise TimeoutError(f"run {self.id} goes on after {timeout_s:g} s")
         error = self._error()
         if error is not None:

@@ -106,6 +106,8 @@ class Cells:
     def attach(self, run: str, config: Given, folder: Path, *, from_start: bool) -> Outcome:
         """Go on with a run in this cell. Raises UnknownRun, SessionError."""
         found = self._find_run(run, config, folder)
+        if found[1].notebook not in ("", notebook_key(folder)):
+            note(f"run {found[1].run_id} is another notebook's: ■ stops it there too")
         return self._run_cells.attach(found, self._rules(), notebook_key(folder), from_start=from_start)
 
     def cancel(self, runs: Sequence[str], session: str | None, config: Given, folder: Path) -> None:
@@ -120,14 +122,15 @@ class Cells:
         self._run_cells.cancel(found, self._rules().grace_s)
 
     def _only_run(self, config: Given, folder: Path) -> list[str]:
-        """The one run of this user's that goes on."""
+        """The one run of this notebook's that goes on."""
         request, _ = self._reached(config, folder)
-        going_on = runs_that_go_on(self._services.sessions, request)
-        if not going_on:
-            raise UnknownRun("no run of yours goes on: %skyrl_runs shows those that have ended")
-        if len(going_on) > 1:
-            raise UnknownRun(f"{len(going_on)} runs go on: name those to stop ({', '.join(going_on)})")
-        return going_on
+        own, others = runs_that_go_on(self._services.sessions, request, notebook_key(folder))
+        if len(own) == 1:
+            return own
+        if own:
+            raise UnknownRun(f"{len(own)} runs of this notebook go on: name those to stop ({', '.join(own)})")
+        beside = f", and of other notebooks {', '.join(others)}" if others else ""
+        raise UnknownRun(f"no run of this notebook goes on{beside}: %skyrl_runs lists them")
 
     def _run_request(self, given: Given, folder: Path, command: str, variables: Variables) -> RunRequest:
         return RunRequest(
@@ -155,9 +158,9 @@ class Cells:
         request, _ = self._reached(config, folder)
         if not text:
             with contextlib.suppress(UnknownRun):
-                return find_run(self._services.sessions, request, text, going_on_first=True)
+                return find_run(self._services.sessions, request, text, notebook_key(folder), going_on_first=True)
             text = "-1"
-        return living(find_log(self._services.sessions, request, text))
+        return living(find_log(self._services.sessions, request, text, notebook_key(folder)))
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         """What a cell without options asks for; its backend is connected to."""
@@ -206,7 +209,9 @@ class Cells:
 
         def find(text: str) -> RunLog:
             sessions = self._services.sessions
-            return find_notebook_log(text, self.notebook, sessions, lambda: self._reached(config, folder)[0])
+            return find_notebook_log(
+                text, self.notebook, notebook_key(folder), sessions, lambda: self._reached(config, folder)[0]
+            )
 
         with readable():
             show_logs(line, find)
@@ -317,6 +322,6 @@ class Cells:
 
     def _notes_of_new(self, session: Session, lost: str) -> None:
         if lost:
-            note(f"the session of this name before it had ended: {lost}")
+            note(f"an earlier session of this name had ended: {lost}")
         if session.sync is not None:
             note_large(session.sync.reader)

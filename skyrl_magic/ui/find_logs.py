@@ -21,13 +21,14 @@ from skyrl_magic.ui.tables import clock_text
 
 
 def find_notebook_log(
-    text: str, notebook: Notebook, sessions: SessionService, make_request: Callable[[], SessionRequest]
+    text: str, notebook: Notebook, key: str, sessions: SessionService, make_request: Callable[[], SessionRequest]
 ) -> RunLog:
     """The log that is meant, with a line that says so where it is not in a container of this notebook.
 
     Args:
         text: a run as ``service.run_names`` takes it; empty for the last run.
         notebook: knows in which session it ran what.
+        key: stands for it in its sessions.
         sessions: finds the others.
         make_request: what a cell without options asks for.
 
@@ -48,24 +49,24 @@ def find_notebook_log(
     if session is not None:
         return _told(volume_log(sessions, session.spec.backend, session.spec.volume, run_id), session.spec.volume)
     request = make_request()
-    log = _last(sessions, request) if not run_id else find_log(sessions, request, run_id)
+    log = _last(sessions, request, key) if not run_id else find_log(sessions, request, run_id, key)
     return _told(log, request.spec.volume) if isinstance(log, VolumeLog) else log
 
 
-def _last(sessions: SessionService, request: SessionRequest) -> RunLog:
-    """The last run of the owner's, first of those of the same checkout in a session that lives."""
+def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog:
+    """The last run of this notebook's, or of the owner's, first of those of the same checkout in a session that lives."""
     try:
-        session, run = find_run(sessions, request, "")
+        session, run = find_run(sessions, request, "", key)
     except UnknownRun as error:
         try:
-            log = find_log(sessions, request, "-1")
+            log = find_log(sessions, request, "-1", key)
         except (UnknownRun, NotFound):
             raise UnknownRun(
                 "there is no log yet: this notebook has run nothing, nor has a session of yours"
             ) from error
         note(f"this notebook has run nothing yet; run {log.run.run_id} was your last one")
         return log
-    if (session.spec.backend, session.spec.app, session.name) != request.place:
+    if run.notebook != key and (session.spec.backend, session.spec.app, session.name) != request.place:
         note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
     return LiveLog(session, run)
 

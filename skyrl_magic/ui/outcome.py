@@ -124,6 +124,8 @@ def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError | None:
     if end.well:
         return _without_kernel(result) if result.reason else _shell_error(result)
     run_id = result.run_id
+    if end.died and result.reason:
+        return SessionLost(f"run {run_id} ended after {duration_text(result.duration_s)}: {result.reason}")
     if end.error is not None:
         content = end.error.content
         lines = [str(line) for line in content.get("traceback") or ()]

@@ -25,18 +25,22 @@ def note_runs(session: Session, notebook: Notebook, key: str) -> None:
     Raises:
         SessionError: the session cannot be asked.
     """
-    others = [run for run in all_runs(session) if run.run_id not in notebook.runs]
-    going_on = [run.run_id for run in others if run.state != ENDED]
-    if len(going_on) == 1:
-        ways = f"%skyrl_attach {going_on[0]} shows it, %skyrl_cancel {going_on[0]} stops it"
-        note(f"run {going_on[0]} goes on in this session: {ways}")
-    elif going_on:
-        note(f"{len(going_on)} runs go on in this session: {', '.join(going_on)}; %skyrl_attach RUN shows one")
-    for run in others:
-        if run.state == ENDED and key in run.seen and not shown_whole(run, shown_by(run, key)):
+    new = [run for run in all_runs(session) if run.run_id not in notebook.runs]
+    _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook == key], "of this notebook")
+    _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook != key], "of another notebook")
+    for run in new:
+        if run.state == ENDED and run.notebook == key and not shown_whole(run, shown_by(run, key)):
             how = f"stopped by {run.cancelled}" if run.cancelled else f"exit code {run.exit_code or 0}"
             rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
             note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
+
+
+def _note_going_on(run_ids: list[str], whose: str) -> None:
+    if len(run_ids) == 1:
+        ways = f"%skyrl_attach {run_ids[0]} shows it, %skyrl_cancel {run_ids[0]} stops it"
+        note(f"run {run_ids[0]} {whose} goes on in this session: {ways}")
+    elif run_ids:
+        note(f"{len(run_ids)} runs {whose} go on in this session: {', '.join(run_ids)}; %skyrl_attach RUN shows one")
 
 
 def shown_by(run: protocol.RunSummary, key: str) -> tuple[int, int, int]:

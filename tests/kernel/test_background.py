@@ -276,16 +276,16 @@ def test_places_are_those_of_the_table_also_after_an_attach(kernel: Kernel, rest
 
 
 def test_cancel_without_a_run_means_the_one_that_goes_on(kernel: Kernel) -> None:
-    assert "no run of yours goes on" in kernel.run("%skyrl_cancel").error[-1]
+    assert "no run of this notebook goes on" in kernel.run("%skyrl_cancel").error[-1]
     kernel.run("%%skyrl_modal --bg\nsleep 300")
     one = run_id_of(kernel)
-    kernel.run("%skyrl_modal --bg sleep 301")
+    kernel.run("run = %skyrl_modal --bg sleep 301")
     error = kernel.run("%skyrl_cancel").error[-1]
-    assert "2 runs go on: name those to stop" in error
+    assert "2 runs of this notebook go on: name those to stop" in error
     assert one in error
-    assert kernel.run("run = _\n%skyrl_cancel {run.id}").notes[0].startswith("run ")
-    assert kernel.run("%skyrl_cancel").notes[0].startswith("run ")
-    assert "no run of yours goes on" in kernel.run("%skyrl_cancel").error[-1]
+    assert "is stopped" in kernel.run("%skyrl_cancel {run.id}").notes[0]
+    assert kernel.run("%skyrl_cancel").notes[0].startswith(f"run {one} is stopped")
+    assert "no run of this notebook goes on" in kernel.run("%skyrl_cancel").error[-1]
 
 
 def test_a_new_kernel_is_told_what_goes_on_now_and_what_ended_unseen(kernel: Kernel, restarted: Kernel) -> None:

@@ -19,7 +19,7 @@ ENDLESS = "trap 'echo late > /root/data/late; exit 9' TERM; echo up; while :; do
 
 def ended(notes: list[str]) -> str:
     """Why the session before had ended, as the next cell says it."""
-    [line] = [note for note in notes if "before it had ended" in note]
+    [line] = [note for note in notes if "of this name had ended" in note]
     return line.partition("had ended: ")[2]
 
 

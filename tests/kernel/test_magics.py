@@ -202,7 +202,7 @@ def test_a_session_whose_time_is_over_says_so_in_the_run_and_afterwards(kernel: 
     _wait_for_end_of(kernel, "short")
     cell = kernel.run("%skyrl_modal --session short echo again")
     assert cell.out == "again\n", cell.error
-    assert any(note.endswith("before it had ended: its time was over (--timeout 6 s)") for note in cell.notes)
+    assert any(note.endswith("of this name had ended: its time was over (--timeout 6 s)") for note in cell.notes)
     kernel.run("%skyrl_stop short")
 
 

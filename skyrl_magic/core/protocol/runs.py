@@ -37,6 +37,8 @@ class StartRun(Message):
     """The client can answer ``input()``."""
     max_runs: int = 0
     """With so many runs going on the start is refused as ``busy``; 0 takes any number."""
+    notebook: str = ""
+    """Stands for the notebook that starts it, as in :class:`Seen`."""
     payload: bytes = b""
 
 
@@ -169,3 +171,5 @@ class RunSummary:
     """As in :class:`RunEnded`."""
     archive_error: str = ""
     """As in :class:`RunEnded`."""
+    notebook: str = ""
+    """As in :class:`StartRun`."""

@@ -315,7 +315,7 @@ def test_the_status_is_asked_for_again_after_a_break(session: Session) -> None:
 def test_a_killed_container_is_told_to_requests_and_watchers(world: World, session: Session) -> None:
     channel = session.channel
     watch = channel.add_watch(protocol.WatchRun("run"))
-    channel.request(lambda n: protocol.StartRun(n, "run", payload=b"sleep 300"), protocol.Done, also=[watch.resume()])
+    channel.request(lambda n: protocol.StartRun(n, "run", payload=b"sleep 300"), protocol.Done, also=watch.resume())
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(channel.request, lambda _: protocol.Ping(), protocol.Done)  # no answer comes to this one
         sandbox_of(session).terminate()

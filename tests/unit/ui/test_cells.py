@@ -108,7 +108,7 @@ def test_a_session_that_has_ended_is_started_again(
     capsys.readouterr()
     assert book.run("echo back") == Outcome()
     said = capsys.readouterr().out
-    assert "the session of this name before it had ended: it was killed (SIGKILL)\n" in said
+    assert "an earlier session of this name had ended: it was killed (SIGKILL)\n" in said
     assert said.endswith("back\n")
     assert len(backend.made) == 2
 
