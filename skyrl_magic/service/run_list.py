@@ -116,7 +116,7 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str, noteb
 
 
 def runs_that_go_on(sessions: SessionService, request: SessionRequest, notebook: str) -> tuple[list[str], list[str]]:
-    """The ids of the owner's runs that have not ended, newest first: a notebook's, and the others. Raises BackendError."""
+    """The ids of the owner's runs that go on, newest first: a notebook's, and the others. Raises BackendError."""
     runs = [run.summary for run in known_runs(sessions, request).runs if run.place and run.summary.state != "ended"]
     own = [run.run_id for run in runs if run.notebook == notebook]
     return own, [run.run_id for run in runs if run.notebook != notebook]

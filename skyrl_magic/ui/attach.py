@@ -21,9 +21,9 @@ CANCEL_HELP = """\
 usage: %skyrl_cancel [RUN…]
        %skyrl_cancel --session NAME
 
-Stop these runs for good, all of a session, or this notebook's one that goes on: SIGINT, then SIGTERM and SIGKILL after a
-grace period each (%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked
-again, its kernel is ended."""
+Stop these runs for good, all of a session, or this notebook's one that goes on: SIGINT, then SIGTERM and SIGKILL after
+a grace period each (%config SkyRLMagic.grace), to all that a run started. A Python run is interrupted; asked again, its
+kernel is ended."""
 _START = "start"
 
 

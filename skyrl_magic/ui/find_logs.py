@@ -54,7 +54,7 @@ def find_notebook_log(
 
 
 def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog:
-    """The last run of this notebook's, or of the owner's, first of those of the same checkout in a session that lives."""
+    """The last run: this notebook's, else the owner's, first of those of the same checkout in a session that lives."""
     try:
         session, run = find_run(sessions, request, "", key)
     except UnknownRun as error:

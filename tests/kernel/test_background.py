@@ -267,12 +267,47 @@ def test_places_are_those_of_the_table_also_after_an_attach(kernel: Kernel, rest
     kernel.run("%skyrl_modal echo second")
     second = run_id_of(kernel)
     restarted.run("%config SkyRLMagic.on_interrupt = 'detach'")
-    restarted.run(f"%skyrl_attach {first}", interrupt_at="up")
+    restarted.run(f"%skyrl_attach {first} --from start", interrupt_at="up")
     restarted.run("%config SkyRLMagic.on_interrupt = 'stop'")
     table = restarted.run("%skyrl_runs").result.splitlines()
     assert [row.split()[0] for row in table[1:3]] == [second, first]
     assert restarted.run("%skyrl_cancel -1").notes == [f"run {second} had ended before"]
     assert restarted.run("%skyrl_cancel -2").notes[0].startswith(f"run {first} is stopped")
+
+
+def test_another_notebooks_run_is_not_meant_unless_it_is_named(
+    kernel: Kernel, loopback_server: ServerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detached(kernel, "%%skyrl_modal --session shared\n" + WAITING.format(name="mine"), "up")
+    mine = run_id_of(kernel)
+    monkeypatch.setenv("JPY_SESSION_NAME", "other.ipynb")
+    other, again = (make_kernel(kernel.folder, loopback_server) for _ in range(2))
+    try:
+        other.run(SETTINGS)
+        assert f"run {mine} of another notebook goes on" in "\n".join(
+            other.run("%skyrl_modal --session shared echo theirs").notes
+        )
+        theirs = run_id_of(other)
+        assert "has shown all of run" in other.run("%skyrl_attach").notes[0]
+        assert "no run of this notebook goes on, and of other notebooks" in other.run("%skyrl_cancel").error[-1]
+        again.run(SETTINGS)
+        assert again.run("%skyrl_logs -1").out == "theirs\n"
+        assert again.run("%skyrl_cancel -1").notes == [f"run {theirs} had ended before"]
+        open_gate(other, "mine")
+        named = again.run(f"%skyrl_attach {mine}")
+        assert (named.out, "another notebook's" in named.notes[0]) == ("up\ndown\n", True)
+    finally:
+        other.close()
+        again.close()
+
+
+def test_a_python_cell_says_what_ended_its_session(kernel: Kernel, restarted: Kernel) -> None:
+    cell = Running(kernel, "%%skyrl_python --session brief\nimport time\nprint('begun')\ntime.sleep(300)")
+    cell.until_text("begun")
+    restarted.run("%skyrl_stop brief")
+    error = cell.end().error[-1]
+    assert "SessionLost" in error
+    assert "%skyrl_stop by " in error
 
 
 def test_cancel_without_a_run_means_the_one_that_goes_on(kernel: Kernel) -> None:
