@@ -191,15 +191,12 @@ class Client:
             if not timeout_s > 0:
                 raise ValueError(f"an idle timeout of {timeout_s:g} s cannot be")
             self._supervisor.idle.timeout_s = timeout_s
-        limits = self._supervisor.limits
-        if request.usd_per_hour is not None:
-            limits.spending.set_price(float(request.usd_per_hour))
-        if request.max_usd is not None:
-            try:
-                limits.set_budget(float(request.max_usd), time.monotonic())
-            except ValueError as error:
-                self.push(protocol.Failed(request.request, "budget", str(error)))
-                return
+        max_usd, price = (None if v is None else float(v) for v in (request.max_usd, request.usd_per_hour))
+        try:
+            self._supervisor.limits.set_budget(max_usd, time.monotonic(), price)
+        except ValueError as error:
+            self.push(protocol.Failed(request.request, "budget", str(error)))
+            return
         self.push(protocol.Done(request.request))
 
     def _stop(self, request: protocol.StopSession) -> None:

@@ -66,21 +66,27 @@ class Limits:
         self.max_usd = config.max_usd
         self._told: Set[str] = set()
 
-    def set_budget(self, max_usd: float, now: float) -> None:
-        """Change the budget of the session that runs.
+    def set_budget(self, max_usd: Optional[float], now: float, usd_per_hour: Optional[float] = None) -> None:
+        """Change the budget of the session that runs, its price, or both; None leaves what there is.
 
         Raises:
-            ValueError: it is spent already, or there is no price to count with.
+            ValueError: it would be spent already, or there is no such budget or price.
         """
-        if not max_usd > 0:
+        if max_usd is not None and not max_usd > 0:
             raise ValueError(f"a budget of {max_usd:g} cannot be")
-        spent = self.spending.spent_usd(now)
-        if spent >= max_usd:
+        if usd_per_hour is not None and not usd_per_hour >= 0:
+            raise ValueError(f"a price of {usd_per_hour:g} an hour cannot be")
+        spent = self.spending.spent_usd(now) if usd_per_hour is None else self.spending.spent_at(usd_per_hour, now)
+        budget = self.max_usd if max_usd is None else max_usd
+        if budget and spent >= budget:
+            at_price = "" if usd_per_hour is None else f" at {usd_text(usd_per_hour)} an hour"
             raise ValueError(
-                f"session {self._session} has spent {usd_text(spent)} already: give a larger --max-usd, or end it with "
-                f"%skyrl_stop {self._session}"
+                f"session {self._session} has spent {usd_text(spent)} already{at_price}: give a larger --max-usd, or "
+                f"end it with %skyrl_stop {self._session}"
             )
-        self.max_usd = max_usd
+        self.max_usd = budget
+        if usd_per_hour is not None:
+            self.spending.set_price(usd_per_hour)
 
     def timeout_in_s(self, now: float) -> float:
         """Seconds until the timeout ends it; 0 where it has none."""

@@ -47,15 +47,17 @@ class Spending:
 
     def set_price(self, usd_per_hour: float) -> None:
         """Count with another price an hour, for all of it, from the session's start."""
-        if not usd_per_hour >= 0:
-            raise ValueError(f"a price of {usd_per_hour:g} an hour cannot be")
         self._base_usd_per_hour = usd_per_hour
         self._metered, self._extra_usd, self._extra_usd_per_hour = False, 0.0, 0.0
 
     def spent_usd(self, now: float) -> float:
         """What the session has cost up to ``now``."""
-        base = self._base_usd_per_hour * (now - self._began) / _S_PER_H
+        base = self.spent_at(self._base_usd_per_hour, now)
         return base + self._extra_usd + self._extra_usd_per_hour * (now - self._sampled_at) / _S_PER_H
+
+    def spent_at(self, usd_per_hour: float, now: float) -> float:
+        """What it would have cost at this price."""
+        return usd_per_hour * (now - self._began) / _S_PER_H
 
     def until(self, usd: float, now: float) -> float:
         """When ``usd`` will have been spent at the present use."""

@@ -70,7 +70,9 @@ def memory_mib(flag: str, text: str) -> int:
     match = re.fullmatch(_MEMORY, text.strip(), re.IGNORECASE)
     size = float(match["number"]) * (1024 if (match["unit"] or "m")[0].lower() == "g" else 1) if match else 0.0
     if not MIN_MEMORY_MIB <= size <= MAX_MEMORY_MIB:
-        raise OptionError(f"{flag} {text}: give MiB or a size from {MIN_MEMORY_MIB} MiB up, as in 32768 or 32GiB")
+        raise OptionError(
+            f"{flag} {text}: give MiB or a size, from {MIN_MEMORY_MIB} MiB to 4 TiB, as in 32768 or 32GiB"
+        )
     return int(size)
 
 
@@ -120,7 +122,7 @@ def object_name(flag: str, text: str) -> str:
     """A name that Modal takes for an app, a volume, a secret or a sandbox."""
     if not re.fullmatch(_NAME, text):
         raise OptionError(
-            f"{flag} {text}: a name is 1 to 64 letters, digits, '.', '_', '-', and begins with one of the first two"
+            f"{flag} {text or repr(text)}: a name is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', and begins with a letter or a digit"
         )
     return text
 
@@ -143,7 +145,7 @@ def env_pair(flag: str, text: str) -> tuple[str, str]:
     if "\0" in text:
         raise OptionError(f"{flag}: the value has a zero byte")
     if not equals or not re.fullmatch(_ENV_NAME, name):
-        raise OptionError(f"{flag} {name}: give NAME=VALUE")
+        raise OptionError(f"{flag} {name!r}: give NAME=VALUE, with a name of the letters A to Z, digits and _")
     if re.search(_SENSITIVE_NAME, name, re.IGNORECASE) or re.search(_SENSITIVE_VALUE, value):
         raise OptionError(
             f"{flag} {name}=…: this looks like a secret and would stay in the notebook; "

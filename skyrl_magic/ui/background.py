@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import CellError, SkyRLMagicError
+from skyrl_magic.core.errors import CellError, RunLeft, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
 from skyrl_magic.service.interrupts import LOOK_S, look_s
@@ -136,17 +136,25 @@ class RunHandle:
             RunFailed, CellError, RunStopped, SessionLost: how it ended, where that was not well.
         """
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.background.wait(look_s(None if until_s is None else max(0.0, until_s - time.monotonic()))):
-            for text in self._session.take_notices():
-                note(text)
-            if until_s is not None and time.monotonic() >= until_s:
-                break
+        try:
+            self._wait(until_s)
+        except KeyboardInterrupt:
+            ways = f"%skyrl_attach {self.id} shows it, %skyrl_cancel {self.id} stops it"
+            raise RunLeft(f"run {self.id} goes on: {ways}") from None
         if not self.done:
             raise TimeoutError(f"run {self.id} goes on after {timeout_s:g} s")
         error = self._error()
         if error is not None:
             raise error
         return self
+
+    def _wait(self, until_s: float | None) -> None:
+        """Until its end or this time, by the monotonic clock; what the session has to say is shown meanwhile."""
+        while not self.background.wait(look_s(None if until_s is None else max(0.0, until_s - time.monotonic()))):
+            for text in self._session.take_notices():
+                note(text)
+            if until_s is not None and time.monotonic() >= until_s:
+                break
 
     def __await__(self) -> Generator[Any, None, RunHandle]:
         """Wait as :meth:`wait` does, while other tasks go on."""

@@ -257,6 +257,8 @@ class Cells:
             return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
         request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
         price = resolved.usd_per_hour
+        if price is None and current is not None and name in (None, current.name) and current.spec == request.spec:
+            price = current.usd_per_hour
         return replace(request, max_usd=resolved.max_usd, usd_per_hour=price, keep=resolved.keep), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
-from skyrl_magic.core.prices import Price
+from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
 from skyrl_magic.service.find_run import ENDED
 from skyrl_magic.service.logs import all_runs
@@ -79,4 +79,5 @@ def ready_line(session: Session, status: protocol.Status, price: Price | None) -
     checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
     cost = "" if price is None else f", {price}"
+    cost += f", ends at {usd_text(status.max_usd)}" if status.max_usd else ""
     return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"

@@ -80,9 +80,20 @@ def test_a_budget_that_is_spent_already_is_refused_with_what_to_do() -> None:
     assert limits.max_usd == 0
 
 
+def test_a_price_at_which_the_budget_is_spent_is_refused_and_changes_nothing() -> None:
+    limits = Limits(config(usd_per_hour=4.0, max_usd=3.0), BEGAN)
+    with pytest.raises(ValueError, match=r"has spent \$4 already at \$8 an hour: give a larger --max-usd"):
+        limits.set_budget(None, BEGAN + 1800, 8.0)
+    assert (limits.max_usd, limits.spending.usd_per_hour) == (3.0, 4.0)
+    limits.set_budget(5.0, BEGAN + 1800, 8.0)
+    assert (limits.max_usd, limits.spending.usd_per_hour) == (5.0, 8.0)
+    with pytest.raises(ValueError, match="a price of -1 an hour cannot be"):
+        limits.set_budget(None, BEGAN + 1800, -1.0)
+
+
 def test_another_price_counts_from_the_start() -> None:
     limits = Limits(config(usd_per_hour=4.0, max_usd=2.0), BEGAN)
-    limits.spending.set_price(1.0)
+    limits.set_budget(None, BEGAN, 1.0)
     assert limits.spending.spent_usd(BEGAN + 3600) == pytest.approx(1.0)
     assert limits.reason(BEGAN + 3600) == ""
 

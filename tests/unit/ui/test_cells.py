@@ -364,7 +364,7 @@ def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
     rows = dict(line.split(None, 1) for line in said.splitlines())
     assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "3600 s", "hf", "ls")
     assert (rows["workdir"], rows["env"]) == ("/root/SkyRL", "none")
-    assert "note: --timeout 7200 is bounded to 3600 s by your settings" in said
+    assert "note: --timeout 2h is bounded to 1h by your settings" in said
     assert backend.made == []
     assert book.cells.notebook.current is None
 
