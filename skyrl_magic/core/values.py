@@ -122,7 +122,8 @@ def object_name(flag: str, text: str) -> str:
     """A name that Modal takes for an app, a volume, a secret or a sandbox."""
     if not re.fullmatch(_NAME, text):
         raise OptionError(
-            f"{flag} {text or repr(text)}: a name is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', and begins with a letter or a digit"
+            f"{flag} {text or repr(text)}: a name is 1 to 64 of A-Z, a-z, 0-9, '.', '_', '-', and begins with one of "
+            "the first three"
         )
     return text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from skyrl_magic.core import protocol
@@ -44,7 +43,7 @@ def find_run(
         try:
             found = _run_of(
                 sessions,
-                _request_for(request, place),
+                request.at(place),
                 lambda runs: next((run for run in runs if run.run_id == run_id), None),
             )
         except SessionError:
@@ -72,7 +71,7 @@ def _last_run(
     for place in places:
         was_open = sessions.get(*place) is not None
         with contextlib.suppress(SessionError):
-            found = _run_of(sessions, _request_for(request, place), lambda runs: max(runs, key=rank, default=None))
+            found = _run_of(sessions, request.at(place), lambda runs: max(runs, key=rank, default=None))
             if found is not None:
                 candidates.append(found)
                 opened += [] if was_open else [found[0]]
@@ -85,13 +84,6 @@ def _last_run(
         if other is not session:
             sessions.leave(other)
     return session, run
-
-
-def _request_for(request: SessionRequest, place: Place) -> SessionRequest:
-    """The request for a session that runs, as it is."""
-    backend, app, name = place
-    spec = dataclasses.replace(request.spec, backend=backend, app=app)
-    return dataclasses.replace(request, spec=spec, name=name, asked=frozenset())
 
 
 def _run_of(sessions: SessionService, request: SessionRequest, choose: Choose) -> Found | None:
