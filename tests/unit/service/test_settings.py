@@ -93,7 +93,7 @@ def test_limits_take_the_smallest_of_all_places(tmp_path: Path, strictest: str) 
         Given(timeout_s=limits["config"], idle_timeout_s=limits["config"]),
     )
     assert (result.spec.timeout_s, result.idle_timeout_s) == (1200, 1200)
-    bounded = [note for note in result.notes if "is bounded to 1200 s" in note]
+    bounded = [note for note in result.notes if "is bounded to 20m" in note]
     assert [note.split()[0] for note in bounded] == ([] if strictest == "line" else ["--timeout", "--idle-timeout"])
 
 
