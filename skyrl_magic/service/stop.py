@@ -17,7 +17,7 @@ from skyrl_magic.service.watch import Signalled
 SIGNAL_TIMEOUT_S = 10.0
 _RESEND_S = 0.2
 #: A press that soon after the last signal gives nothing up: that takes a moment, and some press five times.
-_IMPATIENT_S = 2.0
+_IMPATIENT_S = 1.0
 ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 #: A Python kernel has variables that its user wants to keep: only the user's second press ends it, never a timer.
 PYTHON_ESCALATION = (signal.SIGINT, signal.SIGKILL)

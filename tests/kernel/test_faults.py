@@ -103,7 +103,7 @@ def test_stop_is_heard_where_the_server_hangs_during_a_run(kernel: Kernel, loopb
         # SIGINT, SIGTERM and SIGKILL, none of which arrives, and the press that leaves the run.
         if next(presses, None) is not None:
             os.kill(pid, signal.SIGINT)
-            threading.Timer(0.5, press).start()
+            threading.Timer(1.2, press).start()  # not in a row
 
     def hang() -> None:
         os.kill(loopback_server.pid, signal.SIGSTOP)
