@@ -289,17 +289,6 @@ def test_stop_reaches_what_the_cell_has_detached_and_nothing_of_earlier_cells(ke
     assert cell.out == "-2 None\n", cell.error
 
 
-def test_stop_again_and_again_ends_the_kernel_once(kernel: Kernel) -> None:
-    code = "import time\nprint('begun')\nwhile True:\n    try:\n        time.sleep(300)\n    except BaseException: pass"
-    running = Running(kernel, PYTHON + code)
-    running.until_text("begun")
-    for _ in range(5):
-        kernel.manager.interrupt_kernel()
-    cell = running.end()
-    assert "the Python kernel ended in run" in cell.error[-1]
-    assert "Stop ended it" in cell.error[-1]
-
-
 def test_a_cell_that_does_not_hear_stop_says_what_comes_next(kernel: Kernel) -> None:
     kernel.run("%config SkyRLMagic.grace = 0.2")
     code = "import time\nprint('begun')\nwhile True:\n    try:\n        time.sleep(300)\n    except BaseException: pass"

@@ -166,7 +166,8 @@ def test_a_failed_start_is_one_line_and_can_be_tried_again(error: BaseException,
 def test_a_wrong_volume_is_one_line_and_turns_the_buttons_off(name: str) -> None:
     picker = Picker(Notebook())
     picker.volume.value = name
-    assert shown(picker.line.value).startswith(f"--volume {name.strip() or repr(str())}: a name is")
+    written = name.strip() or "''"
+    assert shown(picker.line.value).startswith(f"--volume {written}: a name is")
     assert "<script" not in picker.line.value
     assert picker.use.disabled
     assert picker.start.disabled
