@@ -88,7 +88,7 @@ def test_push_starts_a_kernel_and_pull_does_not(kernel: Kernel) -> None:
 def test_without_a_session_nothing_is_started(kernel: Kernel) -> None:
     kernel.run("a = 1")
     for line in ("%skyrl_push a --session nowhere", "%skyrl_pull a --session nowhere"):
-        assert "there is no session to" in one_line(kernel.run(line))
+        assert "there is no session nowhere: %skyrl_sessions" in one_line(kernel.run(line))
     assert "nowhere" not in kernel.run("%skyrl_sessions").result
 
 
