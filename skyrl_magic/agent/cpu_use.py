@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Set
 
+from skyrl_magic.agent import procs
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Ray names its workers after what they do.
 RAY = "ray::"
@@ -29,9 +31,8 @@ def processes() -> Dict[int, Process]:
     for name in os.listdir("/proc"):  # noqa: PTH208  (names are all that is needed)
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # pid (name, may hold anything) state ppid …
-                fields = Path("/proc", name, "stat").read_bytes().rpartition(b") ")[2].split()
-                found[int(name)] = Process(int(fields[1]), sum(map(int, fields[11:15])), int(fields[19]))
+                fields = procs.stat_fields(name)
+                found[int(name)] = Process(int(fields[1]), sum(map(int, fields[11:15])), int(fields[procs.STARTED]))
     return found
 
 

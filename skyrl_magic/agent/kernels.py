@@ -95,14 +95,16 @@ class KernelHost:
         there = f"--uv {self.uv!r}" if self.uv else "the cluster's Python"
         return f"the Python kernel runs in {there}: leave --uv out, or %skyrl_restart with it (its variables go)"
 
-    def execute(self, request: protocol.ExecuteRun, uv: str) -> None:
-        """Execute a run's cell; a kernel is started where there is none."""
+    def execute(self, request: protocol.ExecuteRun, uv: str) -> str:
+        """Execute a run's cell; a kernel is started where there is none. Returns the run whose cell it executes now."""
         self._ensure(uv or self.uv)
+        ahead = self._runs[0] if self._runs else ""
         self._runs.append(request.run_id)
         if self._lost:
             note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
             request, self._lost = dataclasses.replace(request, note=note), ""
         self._send(request)
+        return ahead
 
     def send_signal(self, run_id: str, number: int) -> None:
         """SIGINT interrupts the run's cell; every other signal ends the kernel."""

@@ -13,6 +13,8 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tupl
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+#: In :func:`stat_fields`: when the process began, in ticks since the boot.
+STARTED = 19
 #: After so many walks of a tree that keeps forking the rest is left to the next signal.
 _MAX_WALKS = 20
 
@@ -29,14 +31,19 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def stat_fields(pid: "int | str") -> List[bytes]:
+    """What ``/proc`` says of a process, from its state on (``man proc_pid_stat``: field 3). Raises OSError."""
+    # pid (name, may hold anything) state ppid …
+    return Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()
+
+
 def descendants(root: int) -> List[int]:
     """The ids of all processes below ``root`` that are not dead yet, parents first."""
     children: Dict[int, List[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208  (names are all that is needed)
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                # pid (name, may hold anything) state ppid …
-                state, parent = Path("/proc", name, "stat").read_bytes().rpartition(b") ")[2].split(b" ", 2)[:2]
+                state, parent = stat_fields(name)[:2]
                 if state not in (b"Z", b"X"):
                     children.setdefault(int(parent), []).append(int(name))
                 else:
@@ -56,7 +63,7 @@ def started_since(root: int, since_boot_s: float) -> List[int]:
     found = []
     for pid in descendants(root):
         with contextlib.suppress(OSError, IndexError):
-            if int(Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2].split()[19]) >= since_ticks:
+            if int(stat_fields(pid)[STARTED]) >= since_ticks:
                 found.append(pid)
     return found
 

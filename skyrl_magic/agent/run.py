@@ -63,6 +63,8 @@ class Run:
     """How far which notebook has shown it, as in ``core.protocol.Seen``."""
     notebook: str = ""
     """Whose it is, as in ``core.protocol.StartRun``."""
+    behind: str = ""
+    """The run whose cell the Python kernel executed when this one was handed to it."""
 
     @property
     def run_id(self) -> str:
@@ -118,7 +120,9 @@ class Run:
     def event(self) -> Optional[protocol.Message]:
         """The frame that tells a watcher where the run stands; None in a moment that another frame will end."""
         if self.state == WAITING:
-            return protocol.RunWaiting(self.run_id, "ray")
+            return protocol.RunWaiting(self.run_id, protocol.FOR_RAY)
+        if self.state == LAUNCHED and self.behind:
+            return protocol.RunWaiting(self.run_id, self.behind)
         if self.state == RUNNING:
             return protocol.RunStarted(self.run_id, self.started_at)
         if self.state != ENDED:

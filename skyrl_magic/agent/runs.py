@@ -176,7 +176,7 @@ class RunTable:
             run.state = LAUNCHED
             cell, spec = run.cell, run.spec
             request = protocol.ExecuteRun(run.run_id, spec.folder, cell.workdir, spec.env, cell.allow_stdin)
-            self._kernel.execute(request, cell.uv)
+            run.behind = self._kernel.execute(request, cell.uv)
             return
         try:
             run.control = self._hand_over(run.spec)

@@ -71,7 +71,8 @@ def memory_mib(flag: str, text: str) -> int:
     size = float(match["number"]) * (1024 if (match["unit"] or "m")[0].lower() == "g" else 1) if match else 0.0
     if not MIN_MEMORY_MIB <= size <= MAX_MEMORY_MIB:
         raise OptionError(
-            f"{flag} {text}: give MiB or a size, from {MIN_MEMORY_MIB} MiB to 4 TiB, as in 32768 or 32GiB"
+            f"{flag} {text}: give MiB or a size, from {MIN_MEMORY_MIB} MiB to {MAX_MEMORY_MIB >> 20} TiB, as in 32768 "
+            "or 32GiB"
         )
     return int(size)
 

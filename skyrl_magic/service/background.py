@@ -70,9 +70,9 @@ class BackgroundRun:
             self._over.set()
             self._on_end()
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for its end; False where that did not come in time."""
-        return wait_until_set(self._over, timeout_s)
+    def wait(self, timeout_s: float | None = None, meanwhile: Callable[[], object] = lambda: None) -> bool:
+        """Wait for its end; False where that did not come in time. ``meanwhile`` is called twice a second."""
+        return wait_until_set(self._over, timeout_s, meanwhile)
 
     def cancel(self) -> None:
         """End it: SIGINT, then SIGTERM and SIGKILL after a grace period each; called again, the next one at once."""

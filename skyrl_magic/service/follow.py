@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import signal
 from collections.abc import Callable
 from typing import Protocol
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import RunLeft, SessionError
+from skyrl_magic.core.errors import RunLeft
 from skyrl_magic.core.spec import RunRequest
-from skyrl_magic.service import logs
 from skyrl_magic.service.interrupts import LOOK_S, Interrupts, look_s
 from skyrl_magic.service.python_cell import PythonCell
+from skyrl_magic.service.run_names import ways_to
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import ESCALATION, PYTHON_ESCALATION, Stop, end_for_good, send_signal
 from skyrl_magic.service.watch import Leave, Lost, Pressed, Signalled, Trouble, Watch, WatchEvent, payload_bytes
 
 _BROKEN = "the connection to the session broke; reconnecting"
-#: A Python cell that has not begun by then says what it waits for, in seconds.
-_PATIENCE_S = 1.5
 _BACK = "the connection to the session is back"
+#: A Python cell that waits behind another one for so long says so, in seconds.
+_PATIENCE_S = 1.5
 
 
 class Sink(Protocol):
@@ -92,8 +91,7 @@ class Follower:
             self.python = PythonCell(session, watch.run_id, sink, interrupts, start, late=late)
         self._reached = dict(zip(protocol.JOURNAL_STREAMS, request.start, strict=True))
         self._stop: Stop | None = None
-        self._begun = request.kind != protocol.PYTHON or request.attached
-        self._ask_at = clock() + _PATIENCE_S
+        self._behind, self._say_at = "", 0.0
 
     @property
     def stopped_by(self) -> str:
@@ -151,19 +149,12 @@ class Follower:
 
     def _say_what_it_waits_for(self) -> None:
         """Once: a kernel executes one cell at a time, and that of another run may take hours."""
-        if self._begun or self._clock() < self._ask_at:
-            return
-        self._begun = True
-        with contextlib.suppress(SessionError):
-            runs = logs.all_runs(self._session)
-            there = [run.run_id for run in runs if run.kind == protocol.PYTHON and run.state == "running"]
-            if there and there[0] != self._watch.run_id:
-                again = f"%skyrl_attach {there[0]} shows that run, %skyrl_cancel {there[0]} stops it"
-                self._sink.note(f"waits for the Python kernel, which executes the cell of run {there[0]}: {again}")
+        if self._behind and self._clock() >= self._say_at:
+            ways = f"%skyrl_attach {self._behind} shows that run, %skyrl_cancel {self._behind} stops it"
+            self._sink.note(f"waits for the Python kernel, which executes the cell of run {self._behind}: {ways}")
+            self._behind = ""
 
     def _take(self, event: WatchEvent | None, stop: Stop) -> None:
-        self._begun |= isinstance(event, (protocol.RunStarted, protocol.Output))
-        self._say_what_it_waits_for()
         if event is None:
             self._sink.tick()
             if self.python is not None:
@@ -181,7 +172,15 @@ class Follower:
             self._take_output(event)
         elif isinstance(event, protocol.Notice):
             self._sink.feed(event)
+        elif isinstance(event, (protocol.RunWaiting, protocol.RunStarted)):
+            self._take_start(event)
+        self._say_what_it_waits_for()
         self._note_seen()
+
+    def _take_start(self, event: protocol.RunWaiting | protocol.RunStarted) -> None:
+        other = event.reason if isinstance(event, protocol.RunWaiting) else ""
+        self._behind = "" if other == protocol.FOR_RAY else other
+        self._say_at = self._clock() + _PATIENCE_S
 
     def _take_output(self, event: protocol.Output | protocol.Gap) -> None:
         self._reached[event.stream] = event.end if isinstance(event, protocol.Gap) else event.offset + event.raw_bytes
@@ -204,7 +203,7 @@ class Follower:
 
     def _leave_instead(self, run_id: str) -> None:
         """At the first Stop: where it does not mean the run, leave that. Raises RunLeft."""
-        rules, again = self._request.rules, f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+        rules, again = self._request.rules, ways_to(run_id)
         if self._interrupts.kernel_ends():
             if rules.stop_on_exit:
                 end_for_good(self._session, run_id, rules.grace_s)

@@ -95,10 +95,13 @@ def look_s(due_s: float | None) -> float:
     return LOOK_S if due_s is None else min(due_s, LOOK_S)
 
 
-def wait_until_set(event: threading.Event, timeout_s: float | None) -> bool:
-    """``event.wait``, which Stop ends whenever it comes."""
+def wait_until_set(
+    event: threading.Event, timeout_s: float | None, meanwhile: Callable[[], object] = lambda: None
+) -> bool:
+    """``event.wait``, which Stop ends whenever it comes; ``meanwhile`` is called every :data:`LOOK_S`."""
     until_s = None if timeout_s is None else time.monotonic() + timeout_s
     while not event.wait(look_s(None if until_s is None else max(0.0, until_s - time.monotonic()))):
+        meanwhile()
         if until_s is not None and time.monotonic() >= until_s:
             return False
     return True

@@ -97,7 +97,7 @@ def known_runs(sessions: SessionService, request: SessionRequest) -> KnownRuns:
     return KnownRuns(runs, [line for _, line in silent] + problem)
 
 
-def find_log(sessions: SessionService, request: SessionRequest, text: str, notebook: str = "") -> RunLog:
+def find_log(sessions: SessionService, request: SessionRequest, text: str, notebook: str) -> RunLog:
     """The log of the run that ``text`` names (``service.run_names``): from its container where that lives.
 
     ``notebook`` stands for the one that asks: ``-1`` is the last of its runs, where it has some.
@@ -108,7 +108,7 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str, noteb
     known = known_runs(sessions, request)
     mine = [run for run in known.runs if run.owner == owner() or run.run_id == text]
     try:
-        own = [run for run in mine if notebook and run.summary.notebook == notebook]
+        own = [run for run in mine if run.summary.notebook == notebook]
         run_id = resolve(text, [run.run_id for run in (own if own and is_place(text) else mine)])
     except UnknownRun as error:
         raise UnknownRun("; ".join([str(error), *known.silent])) from None
@@ -117,7 +117,7 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str, noteb
 
 def runs_that_go_on(sessions: SessionService, request: SessionRequest, notebook: str) -> tuple[list[str], list[str]]:
     """The ids of the owner's runs that go on, newest first: a notebook's, and the others. Raises BackendError."""
-    runs = [run.summary for run in known_runs(sessions, request).runs if run.place and run.summary.state != "ended"]
+    runs = [run.summary for run in known_runs(sessions, request).runs if run.state in (WAITING, RUNNING)]
     own = [run.run_id for run in runs if run.notebook == notebook]
     return own, [run.run_id for run in runs if run.notebook != notebook]
 
@@ -184,14 +184,14 @@ def _runs_in(sessions: SessionService, backend: str, sandbox: Sandbox) -> _Answe
 
 
 def _of_live(run: protocol.RunSummary, place: Place, archived: ArchivedRun | None) -> KnownRun:
-    word, detail = _stands(run) if run.state == "ended" else (run.state, "")
+    word, detail = stands(run) if run.state == "ended" else (run.state, "")
     return KnownRun(run, place[2], place, archived, word, detail)
 
 
 def _of_archive(run: ArchivedRun, silent: set[str]) -> KnownRun:
     session = run.session
     if run.ended:
-        word, detail = _stands(run.summary)
+        word, detail = stands(run.summary)
     elif session.may_live(time.time()) and (session.name in silent or session.owner != owner()):
         word, detail = UNKNOWN, ""
     else:
@@ -201,7 +201,8 @@ def _of_archive(run: ArchivedRun, silent: set[str]) -> KnownRun:
     return KnownRun(run.summary, session.name, None, run, word, detail)
 
 
-def _stands(run: protocol.RunSummary) -> tuple[str, str]:
+def stands(run: protocol.RunSummary) -> tuple[str, str]:
+    """Of a run that is over: ``ended``, ``failed`` or ``stopped``, and its exit code or the signal."""
     handled = run.kind == protocol.PYTHON and not run.exit_code  # a cell that takes KeyboardInterrupt goes on
     if run.cancelled and not handled:
         return STOPPED, run.cancelled

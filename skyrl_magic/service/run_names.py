@@ -17,6 +17,11 @@ def is_place(text: str) -> bool:
     return re.fullmatch(r"-[0-9]{1,9}", text) is not None
 
 
+def ways_to(run_id: str) -> str:
+    """What can be done with a run that goes on."""
+    return f"%skyrl_attach {run_id} shows it, %skyrl_cancel {run_id} stops it"
+
+
 def resolve(text: str, candidates: Sequence[str]) -> str:
     """The id of the run that ``text`` names.
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import html
 import threading
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,8 +13,9 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CellError, RunLeft, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
-from skyrl_magic.service.interrupts import LOOK_S, look_s
+from skyrl_magic.service.interrupts import LOOK_S
 from skyrl_magic.service.newest_lines import NewestLines
+from skyrl_magic.service.run_names import ways_to
 from skyrl_magic.service.runs import RunResult, RunService
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import plain_text
@@ -135,26 +135,21 @@ class RunHandle:
             TimeoutError: the run goes on after ``timeout_s`` seconds.
             RunFailed, CellError, RunStopped, SessionLost: how it ended, where that was not well.
         """
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._wait(until_s)
+            over = self.background.wait(timeout_s, self._tell)
         except KeyboardInterrupt:
-            ways = f"%skyrl_attach {self.id} shows it, %skyrl_cancel {self.id} stops it"
-            raise RunLeft(f"run {self.id} goes on: {ways}") from None
-        if not self.done:
+            raise RunLeft(f"run {self.id} goes on: {ways_to(self.id)}") from None
+        if not over:
             raise TimeoutError(f"run {self.id} goes on after {timeout_s:g} s")
         error = self._error()
         if error is not None:
             raise error
         return self
 
-    def _wait(self, until_s: float | None) -> None:
-        """Until its end or this time, by the monotonic clock; what the session has to say is shown meanwhile."""
-        while not self.background.wait(look_s(None if until_s is None else max(0.0, until_s - time.monotonic()))):
-            for text in self._session.take_notices():
-                note(text)
-            if until_s is not None and time.monotonic() >= until_s:
-                break
+    def _tell(self) -> None:
+        """Show what the session has to say."""
+        for text in self._session.take_notices():
+            note(text)
 
     def __await__(self) -> Generator[Any, None, RunHandle]:
         """Wait as :meth:`wait` does, while other tasks go on."""
@@ -218,7 +213,7 @@ class RunHandle:
         }
 
     def _title(self) -> str:
-        more = "" if self.done else f" · %skyrl_attach {self.id} shows it, %skyrl_cancel {self.id} stops it"
+        more = "" if self.done else f" · {ways_to(self.id)}"
         took = duration_text(self.background.duration_s)
         return f"run {self.id} in session {self.session_name}: {self.state} · {took}{more}"
 

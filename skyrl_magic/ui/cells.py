@@ -13,7 +13,7 @@ from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
-from skyrl_magic.service.find_run import ENDED, Found, find_run
+from skyrl_magic.service.find_run import ENDED, Found, last_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import all_runs, summary
 from skyrl_magic.service.run_list import find_log, known_runs, living, runs_that_go_on
@@ -158,7 +158,7 @@ class Cells:
         request, _ = self._reached(config, folder)
         if not text:
             with contextlib.suppress(UnknownRun):
-                return find_run(self._services.sessions, request, text, notebook_key(folder), going_on_first=True)
+                return last_run(self._services.sessions, request, notebook_key(folder), going_on_first=True)
             text = "-1"
         return living(find_log(self._services.sessions, request, text, notebook_key(folder)))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from skyrl_magic.core.errors import NotFound, SessionLost, SessionUnreachable, UnknownRun
 from skyrl_magic.service.archive import missing_line
-from skyrl_magic.service.find_run import find_run
+from skyrl_magic.service.find_run import last_run
 from skyrl_magic.service.logs import summary
 from skyrl_magic.service.run_list import find_log, volume_log
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
@@ -56,7 +56,7 @@ def find_notebook_log(
 def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog:
     """The last run: this notebook's, else the owner's, first of those of the same checkout in a session that lives."""
     try:
-        session, run = find_run(sessions, request, "", key)
+        session, run = last_run(sessions, request, key)
     except UnknownRun as error:
         try:
             log = find_log(sessions, request, "-1", key)

@@ -100,7 +100,7 @@ class RunCells:
         request = dataclasses.replace(request, start=start, rules=rules, notebook=key, attached=True)
         if run_id not in self._notebook.runs:
             self._notebook.attached.add(run_id)
-            self._notebook.runs[run_id] = session
+        self._notebook.runs[run_id] = session
         if run.state == ENDED and any(start) and shown_whole(run, start):
             note(f"this notebook has shown all of run {run_id}: %skyrl_attach {run_id} --from start shows it again")
         followed = handle.background if handle is not None and not handle.done else None

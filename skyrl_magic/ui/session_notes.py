@@ -8,6 +8,8 @@ from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
 from skyrl_magic.service.find_run import ENDED
 from skyrl_magic.service.logs import all_runs
+from skyrl_magic.service.run_list import STOPPED, stands
+from skyrl_magic.service.run_names import ways_to
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.notebook import Notebook
@@ -30,15 +32,15 @@ def note_runs(session: Session, notebook: Notebook, key: str) -> None:
     _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook != key], "of another notebook")
     for run in new:
         if run.state == ENDED and run.notebook == key and not shown_whole(run, shown_by(run, key)):
-            how = f"stopped by {run.cancelled}" if run.cancelled else f"exit code {run.exit_code or 0}"
+            word, detail = stands(run)
+            how = f"stopped by {detail}" if word == STOPPED else f"exit code {detail}"
             rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
             note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
 
 
 def _note_going_on(run_ids: list[str], whose: str) -> None:
     if len(run_ids) == 1:
-        ways = f"%skyrl_attach {run_ids[0]} shows it, %skyrl_cancel {run_ids[0]} stops it"
-        note(f"run {run_ids[0]} {whose} goes on in this session: {ways}")
+        note(f"run {run_ids[0]} {whose} goes on in this session: {ways_to(run_ids[0])}")
     elif run_ids:
         note(f"{len(run_ids)} runs {whose} go on in this session: {', '.join(run_ids)}; %skyrl_attach RUN shows one")
 

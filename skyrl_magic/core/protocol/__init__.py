@@ -76,6 +76,7 @@ from skyrl_magic.core.protocol.output import (
     raw_payload,
 )
 from skyrl_magic.core.protocol.runs import (
+    FOR_RAY,
     PYTHON,
     SHELL,
     EndRun,
@@ -111,6 +112,7 @@ __all__ = [
     "ARCHIVED_RUNS",
     "CATALOGS",
     "CHUNK_BYTES",
+    "FOR_RAY",
     "INDEX",
     "INDEX_RECORD",
     "JOURNAL_FILES",

@@ -10,6 +10,8 @@ from skyrl_magic.core.protocol.codec import Message, frame
 #: What runs a cell: a new bash, or the session's Python kernel.
 SHELL = "shell"
 PYTHON = "python"
+#: Why a run waits, where it is not for another one.
+FOR_RAY = "ray"
 
 
 @frame(3)
@@ -85,10 +87,11 @@ class Seen(Message):
 @frame(68)
 @dataclasses.dataclass(frozen=True)
 class RunWaiting(Message):
-    """The run is accepted and waits (``reason`` is ``ray``)."""
+    """The run is accepted and waits: for Ray, or for the Python kernel, which executes the cell of run ``reason``."""
 
     run_id: str = ""
     reason: str = ""
+    """:data:`FOR_RAY`, or the other run's id."""
 
 
 @frame(69)
