@@ -133,6 +133,8 @@ class RunRequest:
     workdir: str = ""
     out: str | None = None
     err: str | None = None
+    value: bool = False
+    """A shell run's stdout is what the line magic returns, and is not shown."""
     raise_error: bool = True
     errexit: bool = False
     kind: str = SHELL

@@ -214,8 +214,9 @@ class Follower:
 
 
 def captured_streams(request: RunRequest) -> list[str]:
-    """The streams that go into variables."""
-    return [stream for stream, name in ((protocol.STDOUT, request.out), (protocol.STDERR, request.err)) if name]
+    """The streams that go into variables, or are returned."""
+    wanted = ((protocol.STDOUT, request.out or request.value), (protocol.STDERR, request.err))
+    return [stream for stream, name in wanted if name]
 
 
 def _soonest(*times_s: float | None) -> float | None:

@@ -139,6 +139,7 @@ class Cells:
             workdir=given.workdir or "",
             out=given.out,
             err=given.err,
+            value=variables.value and not given.python,
             raise_error=given.raise_error is not False,
             errexit=bool(given.errexit),
             kind=PYTHON if given.python else SHELL,

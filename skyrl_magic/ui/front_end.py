@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,13 +43,6 @@ class KernelEnd:
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for it; whether it came."""
         return self._asked.wait(timeout_s)
-
-
-def is_assigned(magic: str, rest: str) -> bool:
-    """Whether the cell that runs assigns what the line magic returns: ``x = %magic … rest``."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    code = "" if kernel is None else kernel.get_parent().get("content", {}).get("code", "")
-    return re.search(rf"=[ \t]*%{magic}[ \t][^\n]*{re.escape(rest)}[ \t]*$", code, re.MULTILINE) is not None
 
 
 def write_payload(payload: Sequence[Mapping[str, Any]]) -> None:

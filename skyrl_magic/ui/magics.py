@@ -138,13 +138,15 @@ class SkyRLMagic(Settings):
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return None
-        from skyrl_magic.ui.front_end import fails_silently, is_assigned
+        from skyrl_magic.ui.callers import calling_frame, value_is_used, variables_of
+        from skyrl_magic.ui.front_end import fails_silently
         from skyrl_magic.ui.variables import of_cell
 
-        variables = of_cell(given, self._namespace())
+        frame = calling_frame()
+        variables = of_cell(given, variables_of(frame, self._namespace()))
         if given.bg:
             return self.cells.run_in_background(given, self.given(), _folder(), command, variables, self._assign)
-        if cell is None and given.python and is_assigned(magic.lstrip("%"), command):
+        if cell is None and value_is_used(frame):
             variables = dataclasses.replace(variables, value=True)
         outcome = self.cells.run(given, self.given(), _folder(), command, variables)
         self._assign(outcome.variables)

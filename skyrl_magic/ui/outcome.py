@@ -6,6 +6,8 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from IPython.utils.text import SList
+
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import (
     CellError,
@@ -43,7 +45,7 @@ class Outcome:
 
 def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcome:
     """How the cell of a run ends, with what it still has to show."""
-    outcome = Outcome(captured(request, result), error=error_of(result))
+    outcome = Outcome(captured(request, result), value=_lines(request, result), error=error_of(result))
     final = None
     _note_end(result, sink)
     if not request.raise_error and isinstance(outcome.error, CellError) and result.python is not None:
@@ -61,6 +63,13 @@ def captured(request: RunRequest, result: RunResult) -> dict[str, Any]:
     return {
         name: result.captured[stream].decode("utf-8", "replace") for stream, name in names.items() if name is not None
     }
+
+
+def _lines(request: RunRequest, result: RunResult) -> SList | None:
+    """What ``x = %skyrl_modal command`` assigns: stdout, as ``x = !command`` has it."""
+    if not request.value:
+        return None
+    return SList(result.captured[protocol.STDOUT].decode("utf-8", "replace").splitlines())
 
 
 def error_of(result: RunResult) -> SkyRLMagicError | None:

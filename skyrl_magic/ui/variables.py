@@ -31,7 +31,7 @@ class Variables:
     max_bytes: int = DEFAULT_MAX_BYTES
     as_pickle: bool = False
     value: bool = False
-    """The cell's value is assigned."""
+    """What the line magic returns is used: a Python cell's value, or the text of a shell cell."""
 
     def send(self, session: Session, uv: str) -> None:
         """Set those that the session's kernel is to have.

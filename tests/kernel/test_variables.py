@@ -225,6 +225,17 @@ def test_a_line_magics_value_can_be_assigned(kernel: Kernel) -> None:
     assert kernel.run("x, name, missing").result == "(2, {'a': (1, b'2')}, None)"
 
 
+def test_a_functions_line_magic_gives_its_value_in_a_later_cell(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_python\nn = 41")
+    kernel.run("def f():\n    r = %skyrl_python n + 1\n    return r\ndef g():\n    %skyrl_python n + 2")
+    cell = kernel.run("f()")
+    assert (cell.status, cell.result, cell.notes) == ("ok", "42", [])
+    assert kernel.run("g()").result == "43"  # as the cell of a statement shows it
+    assert kernel.run("[f() for _ in range(2)], f() + 1").result == "([42, 42], 43)"
+    assert kernel.run("text = %skyrl_modal echo hello\ntext").result == "['hello']"
+    assert kernel.run("x = %time %skyrl_python n\nx").result == "41"
+
+
 def test_a_value_that_cannot_come_is_told_of(kernel: Kernel) -> None:
     kernel.run("kept = 1")
     cell = kernel.run("kept = %skyrl_python object()")

@@ -159,3 +159,65 @@ def test_closed_magics_begin_anew(magics: SkyRLMagic, made: Made) -> None:
     with contextlib.suppress(RuntimeError):  # its services are closed
         assert magics.cells is not first
     assert made.times == 2
+
+
+def run_cells(shell: InteractiveShell, *cells: str) -> Any:
+    """Run cells as a notebook does; the last one's value."""
+    result = None
+    for cell in cells:
+        result = shell.run_cell(cell)
+        result.raise_error()
+    return None if result is None else result.result
+
+
+def test_a_line_magic_gives_its_text_as_an_exclamation_mark_does(
+    magics: SkyRLMagic, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    run_cells(shell, "x = %skyrl_modal echo a b; echo c; echo seen >&2", "y = !echo a b; echo c")
+    assert type(shell.user_ns["x"]) is type(shell.user_ns["y"])
+    assert shell.user_ns["x"] == shell.user_ns["y"] == ["a b", "c"]
+    assert (shell.user_ns["x"].n, shell.user_ns["x"].s) == ("a b\nc", "a b c")
+    said = capsys.readouterr()
+    assert "a b" not in said.out
+    assert "seen" in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("def f():\n    r = %skyrl_modal echo 1\n    return r\nf()", ["1"]),
+        ("def f():\n    %skyrl_modal echo 1\nf()", None),
+        ("f = lambda: get_ipython().run_line_magic('skyrl_modal', 'echo 2')\nf()", ["2"]),
+        ("[get_ipython().run_line_magic('skyrl_modal', f'echo {i}').s for i in range(2)]", ["0", "1"]),
+        ("a, b = %skyrl_modal echo 1; echo 2\n(b, a)", ("2", "1")),
+        ("_ = %skyrl_modal true\n_", []),
+        ("class A:\n    x = %skyrl_modal echo 3\nA.x", ["3"]),
+        ("text = ['0']\ntext += get_ipython().run_line_magic('skyrl_modal', 'echo 4')\ntext", ["0", "4"]),
+        ("x = %time %skyrl_modal echo 5\nx", ["5"]),
+        ("x = %skyrl_modal --no-raise-error echo 6; exit 3\nx", ["6"]),
+        ("x = %skyrl_modal --out y echo 7\nx + [y]", ["7", "7\n"]),
+        ("%skyrl_modal echo 8", None),
+        ("%time %skyrl_modal echo 9", None),
+    ],
+)
+def test_what_a_line_magic_returns_is_its_value_where_that_is_used(
+    magics: SkyRLMagic, shell: InteractiveShell, code: str, value: object
+) -> None:
+    shell.register_magics(magics)
+    assert run_cells(shell, *code.rsplit("\n", 1)) == value
+
+
+def test_a_failed_command_assigns_nothing(magics: SkyRLMagic, shell: InteractiveShell) -> None:
+    shell.register_magics(magics)
+    run_cells(shell, "x = 'before'")
+    with pytest.raises(RunFailed):
+        run_cells(shell, "x = %skyrl_modal echo part; exit 3")
+    assert shell.user_ns["x"] == "before"
+
+
+def test_variables_of_the_function_that_calls_travel(magics: SkyRLMagic, shell: InteractiveShell) -> None:
+    shell.register_magics(magics)
+    run_cells(shell, "n = 1", "def f(n):\n    r = %skyrl_modal -i n echo $n\n    return r.n")
+    assert run_cells(shell, "f(5)") == "5"
+    assert run_cells(shell, "x = %skyrl_modal -i n echo $n", "x.n") == "1"
