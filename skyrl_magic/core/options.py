@@ -1,7 +1,8 @@
 """The options of ``%%skyrl_modal`` and its sister magics: one table for parsing, help and completion.
 
 Options end at the first word that is none of them, or at ``--``; there are no abbreviations. The words after them are
-handed on as they were written, so that ``$VAR``, ``{}`` and quotes reach bash unchanged.
+handed on as they were written, so that ``$VAR``, ``{}`` and quotes reach bash unchanged. In an option's value
+``{name}`` is Python (``core.expand``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.expand import Evaluate, end_of_braces, expanded
 from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
 SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP = "session", "live", "run", "kernel", "variables", "help"
@@ -186,28 +188,32 @@ def unknown_flag(flag: str, allowed: Iterable[str]) -> OptionError:
     return OptionError(f"unknown option {flag}; " + (f"did you mean {near[0]}?" if near else "-h lists the options"))
 
 
-def parse_line(text: str, *, scopes: Iterable[str] = ALL_SCOPES) -> Line:
+def parse_line(text: str, *, scopes: Iterable[str] = ALL_SCOPES, evaluate: Evaluate | None = None) -> Line:
     """Read the options at the front of ``text``.
 
     Args:
         text: what follows the magic's name.
         scopes: which options this magic takes; the others are unknown here.
+        evaluate: gives the text of an expression in braces; without it they are text like any other.
 
     Raises:
         OptionError: an unknown option (with the nearest one), a missing or wrong value, a quote that does not close.
     """
     taken = set(scopes)
-    found, rest = read_options(text, [option for option in OPTIONS if option.scope in taken])
+    found, rest = read_options(text, [option for option in OPTIONS if option.scope in taken], evaluate=evaluate)
     return Line(Given(**found), rest)
 
 
-def read_options(text: str, options: Iterable[Option], *, places: bool = False) -> tuple[dict[str, Any], str]:
+def read_options(
+    text: str, options: Iterable[Option], *, places: bool = False, evaluate: Evaluate | None = None
+) -> tuple[dict[str, Any], str]:
     """The values of the ``options`` at the front of ``text``, by field, and the rest as it was written.
 
     Args:
         text: the line.
         options: those that it can have.
         places: ``-1`` is no option, and ends them: it names a run.
+        evaluate: as for :func:`parse_line`.
 
     Raises:
         OptionError: as :func:`parse_line`.
@@ -224,7 +230,7 @@ def read_options(text: str, options: Iterable[Option], *, places: bool = False) 
         if not word.startswith("-") or word == "-" or (places and word[1:].isdecimal()):
             break
         position = match.end()
-        flag, equals, inline = word.partition("=")
+        flag, equals, _ = word.partition("=")
         option = allowed.get(flag)
         if option is None:
             raise unknown_flag(flag, allowed)
@@ -233,13 +239,26 @@ def read_options(text: str, options: Iterable[Option], *, places: bool = False) 
                 raise OptionError(f"{flag} takes no value")
             found[option.field] = option.constant
             continue
+        start = match.start("word") + len(flag) + len(equals)
         if not equals:
             value_match = next_word(text, position)
             if value_match is None:
                 raise OptionError(f"{flag} needs a value: {option.metavar}")
-            inline, position = value_match["word"], value_match.end()
-        _add(found, option, option.read(option.flag, _unquote(flag, inline)))
+            start, position = value_match.start("word"), value_match.end()
+        if evaluate is not None:
+            position = end_of_braces(text, start, position)
+        _add(found, option, option.read(option.flag, value_of(flag, text[start:position], evaluate)))
     return found, text[position:].strip()
+
+
+def value_of(flag: str, word: str, evaluate: Evaluate | None) -> str:
+    """A word's text, without its quotes and with its expressions' texts. Raises OptionError, which names ``flag``."""
+    if evaluate is None:
+        return _unquote(flag, word)
+    try:
+        return expanded(word, evaluate, lambda text: _unquote(flag, text))
+    except OptionError as error:
+        raise error if str(error).startswith(flag) else OptionError(f"{flag} {error}") from None
 
 
 def _add(found: dict[str, Any], option: Option, value: object) -> None:

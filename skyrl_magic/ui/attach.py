@@ -8,7 +8,8 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.options import HELP, RUN, Option, read_options
+from skyrl_magic.core.expand import Evaluate, end_of_braces
+from skyrl_magic.core.options import HELP, RUN, Option, read_options, value_of
 
 ATTACH_HELP = """\
 usage: %skyrl_attach [RUN] [--from start]
@@ -58,24 +59,26 @@ CANCEL_OPTIONS = (Option("--session", "session", RUN, "all of this session", "NA
 _RUN_WORD = re.compile(r"(?:-[0-9]+|[^-\s]\S*)")
 
 
-def read_attach(line: str) -> Attach:
+def read_attach(line: str, evaluate: Evaluate | None = None) -> Attach:
     """Read the line of ``%skyrl_attach``. Raises OptionError."""
-    runs, found = read_runs(line, ATTACH_OPTIONS)
+    runs, found = read_runs(line, ATTACH_OPTIONS, evaluate)
     if len(runs) > 1:
         raise OptionError(f"%skyrl_attach takes one run, and {runs[1]!r} is a second one")
     return Attach(runs[0] if runs else "", "start" in found, bool(found.get("help")))
 
 
-def read_cancel(line: str) -> Cancel:
+def read_cancel(line: str, evaluate: Evaluate | None = None) -> Cancel:
     """Read the line of ``%skyrl_cancel``. Raises OptionError."""
-    runs, found = read_runs(line, CANCEL_OPTIONS)
+    runs, found = read_runs(line, CANCEL_OPTIONS, evaluate)
     cancel = Cancel(runs, found.get("session"), bool(found.get("help")))
     if not cancel.help and runs and cancel.session is not None:
         raise OptionError("name the runs to stop, or --session NAME for all of one: %skyrl_runs lists them")
     return cancel
 
 
-def read_runs(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def read_runs(
+    line: str, options: tuple[Option, ...], evaluate: Evaluate | None = None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The runs and the options of a line, in any order. Raises OptionError."""
     runs: list[str] = []
     found: dict[str, Any] = {}
@@ -83,9 +86,10 @@ def read_runs(line: str, options: tuple[Option, ...]) -> tuple[tuple[str, ...], 
     while rest:
         word = _RUN_WORD.match(rest)
         if word:
-            runs.append(word[0])
-            rest = rest[word.end() :].strip()
+            end = word.end() if evaluate is None else end_of_braces(rest, 0, word.end())
+            runs += value_of("a run", rest[:end], evaluate).split() if "{" in word[0] else [word[0]]
+            rest = rest[end:].strip()
             continue
-        more, rest = read_options(rest, options, places=True)
+        more, rest = read_options(rest, options, places=True, evaluate=evaluate)
         found |= more
     return tuple(runs), found

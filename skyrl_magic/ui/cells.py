@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_magic.core.errors import NotFound, RunStopped, UnknownRun
+from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
@@ -205,7 +206,7 @@ class Cells:
         stopped = self._running.stop(names, lambda: self._request(Given(), config, folder)[0])
         self._leave(stopped)
 
-    def logs(self, line: str, config: Given, folder: Path) -> None:
+    def logs(self, line: str, config: Given, folder: Path, evaluate: Evaluate | None = None) -> None:
         """Show or save a run's output."""
 
         def find(text: str) -> RunLog:
@@ -215,7 +216,7 @@ class Cells:
             )
 
         with readable():
-            show_logs(line, find)
+            show_logs(line, find, evaluate)
 
     def runs_table(self, asked: RunsAsked, config: Given, folder: Path) -> Table:
         """The runs that are known."""

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import RUN, Option
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog, last_lines, size_of
 from skyrl_magic.ui.attach import read_runs
@@ -62,18 +63,19 @@ LOG_OPTIONS = (
 )
 
 
-def show_logs(line: str, find: Callable[[str], RunLog]) -> None:
+def show_logs(line: str, find: Callable[[str], RunLog], evaluate: Evaluate | None = None) -> None:
     """Carry out ``%skyrl_logs``.
 
     Args:
         line: what follows the magic's name.
         find: finds the log of the run of a name; without one, of the last run.
+        evaluate: gives the text of an expression in braces.
 
     Raises:
         OptionError: a wrong line. UnknownRun: there is no such run. SessionError, BackendError: one cannot ask.
         RunLeft: the user stopped following a run.
     """
-    runs, found = read_runs(line, LOG_OPTIONS)
+    runs, found = read_runs(line, LOG_OPTIONS, evaluate)
     if found.get("help"):
         note(USAGE)
         return

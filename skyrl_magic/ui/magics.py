@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,19 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var_expand
 
 from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.imports import import_whole
-from skyrl_magic.core.options import LIVE, SESSION, START_SCOPES, TRAVEL_SCOPES, Given, Line, help_text, parse_line
+from skyrl_magic.core.options import (
+    LIVE,
+    SESSION,
+    START_SCOPES,
+    TRAVEL_SCOPES,
+    Given,
+    Line,
+    help_text,
+    parse_line,
+    value_of,
+)
 from skyrl_magic.ui.config import Settings
 
 if TYPE_CHECKING:
@@ -115,13 +126,14 @@ class SkyRLMagic(Settings):
     @line_cell_magic
     def skyrl_modal(self, line: str, cell: str | None = None) -> Any:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
-        return self._run(parse_line(line), cell, "%%skyrl_modal")
+        return self._run(parse_line(line, evaluate=self._evaluate(line)), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
     def skyrl_python(self, line: str, cell: str | None = None) -> Any:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
-        return self._run(parse_line(f"--python {line}"), cell, "%%skyrl_python")
+        parsed = parse_line(f"--python {line}", evaluate=self._evaluate(line))
+        return self._run(parsed, cell, "%%skyrl_python")
 
     def _run(self, parsed: Line, cell: str | None, magic: str) -> Any:
         given = parsed.given
@@ -143,7 +155,10 @@ class SkyRLMagic(Settings):
         from skyrl_magic.ui.variables import of_cell
 
         frame = calling_frame()
-        variables = of_cell(given, variables_of(frame, self._namespace()))
+        namespace = variables_of(frame, self._namespace())
+        variables = of_cell(given, namespace)
+        if not given.python:
+            self._hint_at_braces(command, namespace, given.input or ())
         if given.bg:
             return self.cells.run_in_background(given, self.given(), _folder(), command, variables, self._assign)
         if cell is None and value_is_used(frame):
@@ -158,7 +173,7 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_start(self, line: str) -> None:
         """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
-        given = _options_alone("%skyrl_start", _START_HELP, line)
+        given = _options_alone("%skyrl_start", _START_HELP, line, self._evaluate(line))
         if given is not None:
             _check_uv(given)
             self.cells.start(given, self.given(), _folder())
@@ -167,7 +182,7 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_restart(self, line: str) -> None:
         """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
-        given = _options_alone("%skyrl_restart", _RESTART_HELP, line)
+        given = _options_alone("%skyrl_restart", _RESTART_HELP, line, self._evaluate(line))
         if given is not None:
             self.cells.restart(given, self.given(), _folder())
 
@@ -177,7 +192,7 @@ class SkyRLMagic(Settings):
         """Set variables of this notebook in the session's Python kernel: ``%skyrl_push a,b``."""
         from skyrl_magic.ui.variables import names_and_options, of_push
 
-        names, given = names_and_options("%skyrl_push", line, TRAVEL_SCOPES)
+        names, given = names_and_options("%skyrl_push", line, TRAVEL_SCOPES, self._evaluate(line))
         if given.help:
             _say(help_text("%skyrl_push a,b", _PUSH_HELP, scopes=TRAVEL_SCOPES))
             return
@@ -189,18 +204,19 @@ class SkyRLMagic(Settings):
         """Set variables of the session's Python kernel in this notebook: ``%skyrl_pull c,d``."""
         from skyrl_magic.ui.variables import names_and_options, of_pull
 
-        names, given = names_and_options("%skyrl_pull", line, TRAVEL_SCOPES)
+        names, given = names_and_options("%skyrl_pull", line, TRAVEL_SCOPES, self._evaluate(line))
         if given.help:
             _say(help_text("%skyrl_pull c,d", _PULL_HELP, scopes=TRAVEL_SCOPES))
             return
         self._assign(self.cells.pull(given, self.given(), _folder(), of_pull(given, names)))
 
+    @no_var_expand
     @line_magic
     def skyrl_attach(self, line: str) -> None:
         """Go on with a run in this cell: ``%skyrl_attach [RUN] [--from start]``."""
         from skyrl_magic.ui.attach import ATTACH_HELP, read_attach
 
-        asked = read_attach(line)
+        asked = read_attach(line, self._evaluate(line))
         if asked.help:
             _say(ATTACH_HELP)
             return
@@ -209,17 +225,19 @@ class SkyRLMagic(Settings):
         if outcome.error is not None:
             raise outcome.error
 
+    @no_var_expand
     @line_magic
     def skyrl_cancel(self, line: str) -> None:
         """Stop runs for good: ``%skyrl_cancel [RUN…]``, or all of a session with ``--session NAME``."""
         from skyrl_magic.ui.attach import CANCEL_HELP, read_cancel
 
-        asked = read_cancel(line)
+        asked = read_cancel(line, self._evaluate(line))
         if asked.help:
             _say(CANCEL_HELP)
             return
         self.cells.cancel(asked.runs, asked.session, self.given(), _folder())
 
+    @no_var_expand
     @line_magic
     def skyrl_sessions(self, line: str) -> Any:
         """A table of your running sessions."""
@@ -227,20 +245,24 @@ class SkyRLMagic(Settings):
             return None
         return self.cells.sessions_table(self.given(), _folder())
 
+    @no_var_expand
     @line_magic
     def skyrl_stop(self, line: str) -> None:
         """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
         if _asks_for_help(line):
             _say(f"usage: %skyrl_stop [NAME…|--all]\n\n{_STOP_HELP}")
             return
-        self.cells.stop(line.split(), self.given(), _folder())
+        evaluate = self._evaluate(line)
+        names = line if evaluate is None else value_of("%skyrl_stop", line, evaluate)
+        self.cells.stop(names.split(), self.given(), _folder())
 
+    @no_var_expand
     @line_magic
     def skyrl_runs(self, line: str) -> Any:
         """A table of runs, newest first: ``%skyrl_runs [--session NAME] [--state STATE] [--since 2h]``."""
         from skyrl_magic.ui.runs import USAGE, read_runs_line
 
-        asked = read_runs_line(line)
+        asked = read_runs_line(line, self._evaluate(line))
         if asked.help:
             _say(USAGE)
             return None
@@ -250,8 +272,9 @@ class SkyRLMagic(Settings):
     @line_magic
     def skyrl_logs(self, line: str) -> None:
         """Show, follow, search or save a run's output: ``%skyrl_logs [RUN] [--follow] [--tail N] [--grep RE]``."""
-        self.cells.logs(line, self.given(), _folder())
+        self.cells.logs(line, self.given(), _folder(), self._evaluate(line))
 
+    @no_var_expand
     @line_magic
     def skyrl_picker(self, line: str) -> None:
         """Pick a session's resources with widgets."""
@@ -260,6 +283,24 @@ class SkyRLMagic(Settings):
         from skyrl_magic.ui.picker import show_picker
 
         show_picker(self)
+
+    def _evaluate(self, line: str) -> Evaluate | None:
+        """What evaluates the expressions of a line in the variables of the code that has it; None without braces."""
+        if "{" not in line:
+            return None
+        from skyrl_magic.ui.callers import calling_frame, variables_of
+        from skyrl_magic.ui.expansion import Expansion
+
+        return Expansion(variables_of(calling_frame(), self._namespace()))
+
+    def _hint_at_braces(self, command: str, namespace: Mapping[str, Any], sent: Sequence[str]) -> None:
+        from skyrl_magic.ui.display import note
+        from skyrl_magic.ui.expansion import names_in_braces
+
+        for name in names_in_braces(command, namespace, sent):
+            text = f"{{{name}}} is text for the shell: with -i {name} the command finds the variable as ${name}"
+            if self.cells.notebook.once(text):
+                note(text)
 
     def _namespace(self) -> dict[str, Any]:
         return {} if self.shell is None else self.shell.user_ns
@@ -273,9 +314,9 @@ def _asks_for_help(line: str) -> bool:
     return not {"-h", "--help"}.isdisjoint(line.split())
 
 
-def _options_alone(magic: str, summary: str, line: str) -> Given | None:
+def _options_alone(magic: str, summary: str, line: str, evaluate: Evaluate | None) -> Given | None:
     """The options of a magic that takes nothing else; None where its help was asked for, which is printed."""
-    parsed = parse_line(line, scopes=START_SCOPES)
+    parsed = parse_line(line, scopes=START_SCOPES, evaluate=evaluate)
     if parsed.given.help:
         _say(help_text(magic, summary, scopes=START_SCOPES))
         return None

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import HELP, RUN, Option, read_options
 from skyrl_magic.core.spec import KeepRuns
 from skyrl_magic.service.run_list import FAILED, LOST, STATES, STOPPED, KnownRun, KnownRuns
@@ -66,9 +67,9 @@ RUNS_OPTIONS = (
 )
 
 
-def read_runs_line(line: str) -> RunsAsked:
+def read_runs_line(line: str, evaluate: Evaluate | None = None) -> RunsAsked:
     """Read the line of ``%skyrl_runs``. Raises OptionError."""
-    found, rest = read_options(line, RUNS_OPTIONS)
+    found, rest = read_options(line, RUNS_OPTIONS, evaluate=evaluate)
     if rest:
         raise OptionError(f"{rest.split()[0]!r} is no option of %skyrl_runs; -h lists them")
     return RunsAsked(

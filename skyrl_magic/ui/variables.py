@@ -10,7 +10,8 @@ from typing import Any
 
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError, RunStopped, VariableError
-from skyrl_magic.core.options import Given, parse_line, split_words
+from skyrl_magic.core.expand import Evaluate
+from skyrl_magic.core.options import Given, parse_line, split_words, value_of
 from skyrl_magic.core.variables import DEFAULT_MAX_BYTES, Packed, VariableProblem, find
 from skyrl_magic.service import variables
 from skyrl_magic.service.session import Session
@@ -99,12 +100,16 @@ def of_pull(given: Given, names: Sequence[str]) -> Variables:
     return _made_ready(given, (), names, {})
 
 
-def names_and_options(magic: str, line: str, scopes: Collection[str]) -> tuple[tuple[str, ...], Given]:
+def names_and_options(
+    magic: str, line: str, scopes: Collection[str], evaluate: Evaluate | None = None
+) -> tuple[tuple[str, ...], Given]:
     """The variables' names, before or after the options, and the options. Raises OptionError."""
     words = split_words(line)
     first = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
-    parsed = parse_line(" ".join(words[len(first) :]), scopes=scopes)
+    parsed = parse_line(" ".join(words[len(first) :]), scopes=scopes, evaluate=evaluate)
     text = " ".join([*first, parsed.rest]).strip()
+    if "{" in text:
+        text = value_of(magic, text, evaluate)
     if parsed.given.help:
         return (), parsed.given
     if not text:

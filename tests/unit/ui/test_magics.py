@@ -221,3 +221,35 @@ def test_variables_of_the_function_that_calls_travel(magics: SkyRLMagic, shell: 
     run_cells(shell, "n = 1", "def f(n):\n    r = %skyrl_modal -i n echo $n\n    return r.n")
     assert run_cells(shell, "f(5)") == "5"
     assert run_cells(shell, "x = %skyrl_modal -i n echo $n", "x.n") == "1"
+
+
+def test_braces_in_options_are_python_and_those_of_a_command_are_text(
+    magics: SkyRLMagic, shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    run_cells(shell, "lr = 3e-4\nd = {'k': [1, 'two words']}")
+    shown = "x = %skyrl_modal --env LR={lr:.0e} --env W={d['k'][1]} --env H=$HOME/{{lr}} echo \"$LR $W $H {lr}\""
+    assert run_cells(shell, shown, "x.n") == "3e-04 two words $HOME/{lr} {lr}"
+    hint = "{lr} is text for the shell: with -i lr the command finds the variable as $lr"
+    assert capsys.readouterr().out.count(hint) == 1
+    run_cells(shell, "%skyrl_modal echo {lr} {d} {nope} ${lr}", "%skyrl_modal -i lr echo {lr}")
+    assert hint not in capsys.readouterr().out
+    assert run_cells(shell, "def f(a):\n    x = %skyrl_modal --env A={a + 1} echo $A\n    return x.n", "f(1)") == "2"
+    with pytest.raises(OptionError, match=r"--env \{lx\}: there is no lx in this notebook; write \{\{lx\}\} for"):
+        run_cells(shell, "%skyrl_modal --env LR={lx} true")
+    with pytest.raises(OptionError, match=r"--env \{lr.x\} gives AttributeError: 'float' object"):
+        run_cells(shell, "%skyrl_modal --env LR={lr.x} true")
+
+
+def test_names_of_runs_and_sessions_can_come_from_variables(
+    magics: SkyRLMagic, shell: InteractiveShell, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    run_cells(
+        shell, "name = 'mine'", "%skyrl_start --session {name}", "run = %skyrl_modal --bg echo said", "run.wait()"
+    )
+    capsys.readouterr()
+    run_cells(shell, "%skyrl_logs {run.id} --tail {1 + 0 * len(name)}")
+    assert "said" in capsys.readouterr().out
+    run_cells(shell, "%skyrl_attach {run.id} --from start", "%skyrl_cancel {run.id}", "%skyrl_stop {name}")
+    assert backend.made[0].poll() is not None
