@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from skyrl_magic.core.expand import expression_in
 
 #: A name in braces as other magics expand it; behind a dollar it is the shell's.
 _NAME = re.compile(r"(?<!\$)(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+_CONVERSIONS: Mapping[str, Callable[[Any], str]] = {"!r": repr, "!s": str, "!a": ascii}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Expansion:
         try:
             value = eval(source.strip(), dict(self.namespace))  # noqa: S307  (the user's own line, as in other magics)
             if conversion:
-                value = {"!r": repr, "!s": str, "!a": ascii}[conversion.strip()](value)
+                value = _CONVERSIONS[conversion.strip()](value)
             return format(value, spec)
         except NameError as error:
             advice = f"write {{{{{field}}}}} for the text itself"
@@ -53,5 +54,5 @@ def names_in_braces(command: str, namespace: Mapping[str, Any], sent: Collection
     """
     for name in dict.fromkeys(_NAME.findall(command)):
         value = namespace.get(name)
-        if name not in sent and isinstance(value, (str, numbers.Real)) and not isinstance(value, bool):
+        if not (name in sent or isinstance(value, bool) or not isinstance(value, (str, numbers.Real))):
             yield name
