@@ -148,9 +148,14 @@ def env_pair(flag: str, text: str) -> tuple[str, str]:
         raise OptionError(f"{flag}: the value has a zero byte")
     if not equals or not re.fullmatch(_ENV_NAME, name):
         raise OptionError(f"{flag} {name!r}: give NAME=VALUE, with a name of the letters A to Z, digits and _")
-    if re.search(_SENSITIVE_NAME, name, re.IGNORECASE) or re.search(_SENSITIVE_VALUE, value):
+    if re.search(_SENSITIVE_NAME, name, re.IGNORECASE) or looks_like_token(value):
         raise OptionError(
             f"{flag} {name}=…: this looks like a secret and would stay in the notebook; "
             f"keep it with `modal secret create NAME {name}=…` and use --secret NAME"
         )
     return name, value
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether a key of a well-known service stands in the text."""
+    return re.search(_SENSITIVE_VALUE, text) is not None

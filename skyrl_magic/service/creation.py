@@ -15,10 +15,10 @@ from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, 
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
-from skyrl_magic.service.pricing import Pricing
+from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import TICK_S, Progress, Session
 from skyrl_magic.service.session_request import SessionRequest, owner, owner_tags
-from skyrl_magic.service.sync import CheckoutSync
+from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
 #: How often an upload is tried whose files change under its hands.
 _TRIES = 5
@@ -56,6 +56,8 @@ class Creation:
         for _ in range(_TRIES):
             try:
                 upload = _make_upload(request.checkout, scan, moving)
+                if request.spec.backend != LOCAL and (secrets := sync.new_secrets(upload.paths)):
+                    progress.note(secrets_text(secrets))
                 sandbox = self._sandbox(backend, request, upload, progress)
             except AlreadyExists:
                 raise

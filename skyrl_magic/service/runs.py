@@ -17,13 +17,14 @@ from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.follow import Follower, Sink, captured_streams
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.pricing import LOCAL
 from skyrl_magic.service.python_cell import PythonEnd
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import (
     SIGNAL_TIMEOUT_S,
     end_run,
 )
-from skyrl_magic.service.sync import STALE, CheckoutSync
+from skyrl_magic.service.sync import STALE, CheckoutSync, secrets_text
 from skyrl_magic.service.watch import Lost, Pressed, Watch
 
 #: How often a start is tried when another notebook changes the checkout at the same time.
@@ -177,7 +178,7 @@ class RunService:
         sync = session.sync
         for _ in range(_TRIES):
             if sync is not None:
-                start = dataclasses.replace(start, generation=self._synchronise(session.channel, sync, sink))
+                start = dataclasses.replace(start, generation=self._synchronise(session, sync, sink))
             try:
                 _request_start(session.channel, start, watch)
             except Refused as refused:
@@ -188,13 +189,15 @@ class RunService:
                 return
         raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")
 
-    def _synchronise(self, channel: Channel, sync: CheckoutSync, sink: Sink) -> int:
+    def _synchronise(self, session: Session, sync: CheckoutSync, sink: Sink) -> int:
+        leaves = session.spec.backend != LOCAL
         sent = sync.send(
-            channel,
+            session.channel,
             lambda files, size_bytes: sink.note(
                 f"sending {files:,} files with {size_bytes / 1e6:.0f} MB that changed in the checkout; "
                 ".skyrlignore leaves folders out"
             ),
+            (lambda paths: sink.note(secrets_text(paths))) if leaves else None,
         )
         if sent.unreadable:
             left_out = f"{len(sent.unreadable)} of the checkout's files cannot be read and were left out"

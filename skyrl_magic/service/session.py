@@ -55,6 +55,10 @@ class Progress(Protocol):
         """Time has passed in the current phase."""
         ...
 
+    def note(self, text: str) -> None:
+        """One line that the user must see before what comes next."""
+        ...
+
 
 class Session:
     """One warm container and the channel to it.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
-from skyrl_magic.core import protocol
+from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import CheckoutError
+from skyrl_magic.core.secret_files import secret_files
 from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.checkout import GONE, CheckoutReader, Entry, Manifest, Scan
 from skyrl_magic.service.connection import Refused
@@ -20,6 +21,8 @@ MANY_FILES = 2_000
 #: Frames wait for one another up to so many bytes, or so many of them: each go costs a round to the server.
 _BATCH_BYTES = 1024 * 1024
 _BATCH_FRAMES = 256
+#: So many files that look like secrets are named; the others are counted.
+_SECRETS_NAMED = 3
 #: How often the difference is taken anew when another notebook changes the checkout at the same time.
 _TRIES = 5
 
@@ -71,14 +74,28 @@ class CheckoutSync:
         self._sent: Scan | None = None
         self._there: Manifest = {}
         self._named: set[str] = set()
+        self._secrets: set[str] = set()
 
-    def send(self, channel: Channel, on_large: Callable[[int, int], object] = lambda *_: None) -> Sent:
+    def new_secrets(self, paths: Iterable[str]) -> list[str]:
+        """Those of the ``paths``, which are about to be sent, that look like secrets; each is named once."""
+        found = [path for path in secret_files(paths) if path not in self._secrets]
+        self._secrets.update(found)
+        return found
+
+    def send(
+        self,
+        channel: Channel,
+        on_large: Callable[[int, int], object] = lambda *_: None,
+        on_secrets: Callable[[list[str]], object] | None = None,
+    ) -> Sent:
         """Send the difference.
 
         Args:
             channel: to the session.
             on_large: hears how many files and bytes there are, before more than :data:`MANY_FILES` or
                 :data:`LARGE_BYTES` are sent.
+            on_secrets: hears which of the files look like secrets, before they are sent; None where they stay on this
+                machine.
 
         Raises:
             CheckoutError: files cannot be read consistently, or the container refuses one.
@@ -91,7 +108,7 @@ class CheckoutSync:
             if self.generation < 0:
                 self._refresh(channel)
             try:
-                sent = self._send_difference(channel, scan.manifest, on_large)
+                sent = self._send_difference(channel, scan.manifest, on_large, on_secrets)
             except Refused as refused:
                 if refused.code == STALE:
                     self.generation = -1
@@ -110,7 +127,13 @@ class CheckoutSync:
             self._there = {path: cast("Entry", tuple(entry)) for path, entry in there.items()}
         self.generation = state.generation
 
-    def _send_difference(self, channel: Channel, here: Manifest, on_large: Callable[[int, int], object]) -> Sent:
+    def _send_difference(
+        self,
+        channel: Channel,
+        here: Manifest,
+        on_large: Callable[[int, int], object],
+        on_secrets: Callable[[list[str]], object] | None,
+    ) -> Sent:
         changed = {path: entry for path, entry in here.items() if self._there.get(path) != entry}
         removed = [path for path in self._there if path not in here]
         if not changed and not removed:
@@ -120,6 +143,8 @@ class CheckoutSync:
         size_bytes = sum(cast("int", changed[path][-1]) for path in contents)
         if size_bytes > LARGE_BYTES or len(contents) > MANY_FILES:
             on_large(len(contents), size_bytes)
+        if on_secrets is not None and (secrets := self.new_secrets(contents)):
+            on_secrets(secrets)
         batch = _Batch(channel)
         for path in contents:
             try:
@@ -158,6 +183,14 @@ class CheckoutSync:
         except OSError as error:
             raise CheckoutError(f"{path} cannot be read ({error.strerror}): run the cell again") from None
         raise CheckoutError(f"{path} cannot be read")
+
+
+def secrets_text(paths: list[str]) -> str:
+    """What is said before files go that look like secrets."""
+    named, others = ", ".join(paths[:_SECRETS_NAMED]), len(paths) - _SECRETS_NAMED
+    more = f" and {others} more" if others > 0 else ""
+    look, go = ("looks like a secret", "goes") if len(paths) == 1 else ("look like secrets", "go")
+    return f"{named}{more} {look} and {go} into the container: {contract.IGNORE_FILE} leaves files out"
 
 
 def _has_new_content(entry: Entry, there: Entry | None) -> bool:

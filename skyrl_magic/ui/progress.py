@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skyrl_magic.ui.display import PhaseLine
+from skyrl_magic.ui.display import PhaseLine, note
 
 
 class CellProgress:
@@ -26,6 +26,10 @@ class CellProgress:
         """Show the time that the phase has taken so far."""
         if self._line is not None:
             self._line.tick()
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        note(text)
 
     def end(self, text: str | None) -> None:
         """The last phase is over: ``text`` and the times of the phases stay."""

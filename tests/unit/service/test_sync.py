@@ -15,7 +15,7 @@ from skyrl_magic.core.errors import CheckoutError
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Entry
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import LARGE_BYTES, MANY_FILES, CheckoutSync, Sent
-from tests.unit.service.conftest import World, sandbox_of
+from tests.unit.service.conftest import Recorder, World, sandbox_of
 
 
 class Synced:
@@ -382,3 +382,37 @@ def test_many_files_are_told_and_sent_together(synced: Synced) -> None:
     assert [files for files, _ in told] == [sent.files] == [MANY_FILES + 1]
     assert (synced.theirs / "many" / str(MANY_FILES)).read_bytes() == b"%d" % MANY_FILES
     assert len(list((synced.theirs / "many").iterdir())) == MANY_FILES + 1
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_look_like_secrets_are_named_once_before_they_leave_the_machine(
+    world: World, checkout: Checkout
+) -> None:
+    for name in (".env", "a.pem", "id_rsa", "token.txt"):
+        (checkout.root / name).write_text("x\n")
+    told: list[str] = []
+    progress = Recorder()
+    world.backend.before = lambda _: told.extend(progress.notes)
+    session, _ = world.service.ensure(world.request(checkout, backend="modal"), progress)
+    line = ".env, a.pem, id_rsa and 1 more look like secrets and go into the container: .skyrlignore leaves files out"
+    assert progress.notes == [line]
+    assert told[0] == line, "it was said before anything was uploaded"
+    (checkout.root / ".env").write_text("changed\n")
+    (checkout.root / "new.key").write_text("k\n")
+    _, sink = world.run(session, "true")
+    assert sink.notes == ["new.key looks like a secret and goes into the container: .skyrlignore leaves files out"]
+    (checkout.root / "new.key").write_text("k2\n")
+    assert world.run(session, "true")[1].notes == []
+
+
+def test_files_that_stay_on_this_machine_or_are_left_out_are_not_named(world: World, checkout: Checkout) -> None:
+    (checkout.root / ".env").write_text("x\n")
+    progress = Recorder()
+    session, _ = world.service.ensure(world.request(checkout), progress)
+    (checkout.root / "new.pem").write_text("k\n")
+    assert [*progress.notes, *world.run(session, "true")[1].notes] == []
+    (checkout.root / ".skyrlignore").write_text(".env\n*.pem\n")
+    world.service.ensure(world.request(checkout, backend="modal"), progress)
+    assert progress.notes == []
