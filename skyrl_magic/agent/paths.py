@@ -14,8 +14,10 @@ CHECKOUT_LOCK = "checkout.lock"
 RAY_LOG = "ray.log"
 #: A folder of files for and from the Python kernel.
 BLOBS = "blobs"
-#: In a run's folder: the script, and the socket that tells watchers that the journal grew.
+#: In a run's folder: the script, what it reads (until it has begun), and the socket that tells watchers that the
+#: journal grew.
 CELL_FILE = "cell"
+STDIN_FILE = "stdin"
 NOTIFY_SOCKET = "notify.sock"
 
 #: The checkout's packages, below its root; the root itself has SkyRL's (today's layout).

@@ -8,6 +8,7 @@ import os
 import selectors
 import signal
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
@@ -115,10 +116,21 @@ class RunTable:
         for word in (request.workdir, *request.env, *request.env.values()):
             if "\0" in word:
                 raise ValueError("a zero byte in a name or a value")
-        spec = RunSpec(request.run_id, str(folder), str(workdir / request.workdir), request.env, request.errexit)
         shell = request.kind != protocol.PYTHON
+        stdin = self._stdin_of(request) if shell and request.stdin else None
+        spec = RunSpec(
+            request.run_id,
+            str(folder),
+            str(workdir / request.workdir),
+            request.env,
+            request.errexit,
+            script=request.payload.startswith(b"#!"),
+            stdin=stdin is not None,
+        )
         if not (ready and shell and self._prepared(request.payload, folder)):
             reserve.with_reserve(self._state_dir, lambda: _write_cell(folder, request.payload))
+        if stdin is not None:
+            stdin.rename(folder / paths.STDIN_FILE)
         first_line = request.payload.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
         run = Run(spec, first_line[:_COMMAND_CHARS], started_at=time.time(), notebook=str(request.notebook))
         if not shell:
@@ -127,6 +139,13 @@ class RunTable:
         if ready:
             self._launch(run)
         return run
+
+    def _stdin_of(self, request: protocol.StartRun) -> Path:
+        """The blob that the run is to read. Raises ``ValueError`` or ``OSError`` where there is none."""
+        blob = self._state_dir / paths.BLOBS / request.stdin
+        if not paths.plain_name(request.stdin) or not stat.S_ISREG(blob.lstat().st_mode):
+            raise ValueError(f"{request.stdin!r} is no blob")
+        return blob
 
     def start_waiting(self) -> None:
         """Start every run that waited."""
@@ -220,7 +239,8 @@ class RunTable:
             spare = reserve.with_reserve(self._state_dir, self._fork_ready)
         folder = Path(spec.folder)
         if spare.folder != folder:
-            (folder / paths.CELL_FILE).rename(spare.folder / paths.CELL_FILE)
+            for name in (paths.CELL_FILE, paths.STDIN_FILE)[: 1 + spec.stdin]:
+                (folder / name).rename(spare.folder / name)
             spare.become(folder)
         spare.control.sendall(spec.to_bytes())
         spare.control.setblocking(False)

@@ -55,6 +55,10 @@ class RunSpec(NamedTuple):
     env: Dict[str, str]
     """Added to the supervisor's own environment."""
     errexit: bool
+    script: bool = False
+    """The cell's first line names its interpreter (``#!``)."""
+    stdin: bool = False
+    """It reads the file of that name in its folder; otherwise its stdin is empty."""
 
     def to_bytes(self) -> bytes:
         """As it travels to the shim."""
@@ -158,22 +162,31 @@ class Shim:
     def _spawn(self, spec: RunSpec) -> int:
         env, bash = environment_of(spec)
         os.chdir(spec.workdir)  # this process's own: it has no other use for one
-        if bash is None:
-            raise FileNotFoundError(2, "there is no bash on PATH")
         cell = str(Path(spec.folder, paths.CELL_FILE))
+        if spec.script:
+            os.chmod(cell, 0o700)  # noqa: PTH101  (one call less is imported and made)
+            program, words = cell, [cell]
+        elif bash is None:
+            raise FileNotFoundError(2, "there is no bash on PATH")
+        else:
+            program, words = bash, ["bash", "-e", cell] if spec.errexit else ["bash", cell]
+        stdin = str(Path(spec.folder, paths.STDIN_FILE)) if spec.stdin else os.devnull
         (_, out), (_, err) = self._pipes
-        return os.posix_spawn(
-            bash,
-            ["bash", "-e", cell] if spec.errexit else ["bash", cell],
+        pid = os.posix_spawn(
+            program,
+            words,
             env,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, out, 1),
                 (os.POSIX_SPAWN_DUP2, err, 2),
             ],
             setsid=True,  # so that `kill 0` in a cell reaches the cell and not its shim
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores both, and bash would inherit that
         )
+        if spec.stdin:
+            os.unlink(stdin)  # noqa: PTH108  (it is open there; its bytes go with the run)
+        return pid
 
     def _drainer(self, number: int, fd: int) -> Callback:
         def drain(_: int) -> None:
@@ -231,7 +244,21 @@ def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:
     """Why the run could not be started, and the exit code that a shell would take."""
     if not Path(spec.workdir).is_dir():
         return f"skyrl_magic: the working directory {spec.workdir} does not exist\n", EXIT_NO_WORKDIR
+    if spec.script:
+        return _no_interpreter(spec, error), EXIT_NO_BASH
     return f"skyrl_magic: bash cannot be started: {error.strerror}\n", EXIT_NO_BASH
+
+
+def _no_interpreter(spec: RunSpec, error: OSError) -> str:
+    with Path(spec.folder, paths.CELL_FILE).open("rb") as file:
+        line = file.readline(256).decode("utf-8", "replace")
+    program = (line[2:].split() or [""])[0]
+    if not program:
+        return "skyrl_magic: the cell's first line, #!, names no interpreter: write one, as in #!/usr/bin/env python3\n"
+    if not Path(program).exists():
+        advice = f"#!/usr/bin/env {Path(program).name} looks for it on PATH"
+        return f"skyrl_magic: there is no {program} in the container, which the cell's first line names: {advice}\n"
+    return f"skyrl_magic: {program}, which the cell's first line names, cannot run it: {error.strerror}\n"
 
 
 def _pipe() -> Tuple[int, int]:

@@ -63,6 +63,7 @@ class Given:
     err: str | None = None
     raise_error: bool | None = None
     errexit: bool | None = None
+    stdin: str | None = None
     python: bool | None = None
     uv: str | None = None
     input: tuple[str, ...] | None = None
@@ -133,6 +134,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--err", "err", RUN, "capture stderr in this variable, not shown", "VAR", values.variable_name),
     Option("--no-raise-error", "raise_error", RUN, "a failed run does not raise", constant=False),
     Option("--errexit", "errexit", RUN, "stop a shell cell at the first command that fails (bash -e)"),
+    Option("--stdin", "stdin", RUN, "what a shell cell reads: text, bytes or lines", "VAR", values.variable_name),
     Option("--input", "input", RUN, "send these variables before the cell", "A,B", values.variable_names, short="-i"),
     Option("--output", "output", RUN, "bring these back after it (Python)", "C,D", values.variable_names, short="-o"),
     Option("--bg", "bg", RUN, "run in the background: the cell returns a handle at once"),

@@ -137,6 +137,8 @@ class RunRequest:
     """A shell run's stdout is what the line magic returns, and is not shown."""
     raise_error: bool = True
     errexit: bool = False
+    stdin: bytes | None = None
+    """What a shell run reads; None for an empty stdin."""
     kind: str = SHELL
     """``shell`` or ``python``."""
     uv: str = ""

@@ -13,6 +13,12 @@ MAX_COMMAND_BYTES = 32 * 1024 * 1024
 _BASH_TIMEOUT_S = 5.0
 #: bash reads no further than it runs: what stands behind such a line may be anything.
 _LEAVES = re.compile(r"^\s*(exit|exec)\b", re.MULTILINE)
+_SCRIPT = re.compile(r"\s*(?=#!)")
+#: A magic in the first line that is neither empty nor a comment.
+_MAGIC = re.compile(r"(?:\s*(?:#.*)?\n)*\s*(?P<magic>%%?[A-Za-z_]\w*)(?:\s|$)")
+#: IPython's magics that do something around a cell: they work above ours.
+_AROUND = frozenset({"%%time", "%%timeit", "%%prun", "%%capture"})
+_SHELLS = frozenset({"%%bash", "%%sh", "%%script", "%%!", "%%system", "%%sx"})
 #: How every bash says that a quote does not close, with ``LC_ALL=C``.
 _UNCLOSED = re.compile(r"line (?P<line>\d+): unexpected EOF while looking for matching [`'](?P<quote>[`'\"])'")
 
@@ -37,8 +43,35 @@ def check_command(command: str, *, shell: bool = True) -> None:
     if "\0" in command:
         line = command.count("\n", 0, command.index("\0")) + 1
         raise OptionError(f"line {line} of the command has a zero byte, which nothing can read: remove it")
-    if shell:
+    if shell and not names_interpreter(command):
+        _check_magic(command)
         _check_quotes(command)
+
+
+def names_interpreter(command: str) -> bool:
+    """Whether the first line says what executes the command (``#!``); with :func:`script_of` it stands at its start."""
+    return _SCRIPT.match(command) is not None
+
+
+def script_of(command: str) -> str:
+    """The command; where its first line is ``#!…``, without blank lines above that, as the kernel wants it."""
+    return _SCRIPT.sub("", command, count=1) if names_interpreter(command) else command
+
+
+def _check_magic(command: str) -> None:
+    found = _MAGIC.match(command)
+    if found is None:
+        return
+    magic = found["magic"]
+    if magic in _AROUND:
+        advice = f"put {magic} above the line %%skyrl_modal"
+    elif magic in _SHELLS:
+        advice = "leave it out, the cell is bash's already (a first line like #!/bin/sh names another interpreter)"
+    elif magic.startswith(("%%skyrl_", "%%python", "%%py")):
+        advice = "one magic says where a cell runs, and %%skyrl_python is the one for Python"
+    else:
+        advice = "leave it out, or give it a cell of its own"
+    raise OptionError(f"{magic} in the cell is IPython's, and the cell runs in bash: {advice}")
 
 
 def _check_quotes(command: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CheckoutError, RunLeft, RunStopped
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.blobs import blob, put
 from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.follow import Follower, Sink, captured_streams
@@ -97,7 +98,7 @@ class RunService:
             payload=request.cell.encode("utf-8", "surrogateescape"),
         )
         try:
-            session.channel.patiently(lambda: self._try_start(session, start, watch, sink))
+            session.channel.patiently(lambda: self._start_reading(session, start, watch, sink, request.stdin))
             if interrupts is not None:
                 interrupts.divert(lambda: watch.events.put(Pressed()))
         except BaseException as error:
@@ -173,6 +174,17 @@ class RunService:
             return False
         finally:
             session.channel.unwatch(watch)
+
+    def _start_reading(
+        self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink, stdin: bytes | None
+    ) -> None:
+        """Send the run's stdin, where it has one, and start it."""
+        if not stdin:
+            self._try_start(session, start, watch, sink)
+            return
+        with blob(session.channel) as name:
+            put(session.channel, name, [stdin])
+            self._try_start(session, dataclasses.replace(start, stdin=name), watch, sink)
 
     def _try_start(self, session: Session, start: protocol.StartRun, watch: Watch, sink: Sink) -> None:
         sync = session.sync

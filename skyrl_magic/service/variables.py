@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import SessionError, VariableError
+from skyrl_magic.core.errors import VariableError
 from skyrl_magic.core.values import MAX_TIMEOUT_S
-from skyrl_magic.core.variables import Buffer, Packed, VariableProblem, find, pack, unpack
+from skyrl_magic.core.variables import Packed, VariableProblem, find, pack, unpack
+from skyrl_magic.service.blobs import blob, put
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.kernel import ensure_kernel
 from skyrl_magic.service.session import Session
 
-#: Size in bytes in which a file travels to the session: with its head what a backend sends at one go (1 MiB).
-_PART_BYTES = 1024 * 1024 - 4096
 #: A kernel that is busy answers when its cell is over, and the user can stop the wait. In seconds.
 _ANSWER_TIMEOUT_S = float(MAX_TIMEOUT_S)
 #: What a file of variables has beside them, for each of them and in all, in bytes: names, padding, the head.
@@ -47,8 +45,8 @@ def push(session: Session, packed: Packed, uv: str = "") -> None:
     """
 
     def send() -> None:
-        with _blob(session) as name:
-            _put(session, name, packed)
+        with blob(session.channel) as name:
+            put(session.channel, name, packed.pieces)
             _ask(session, f"receive({name!r}, {list(packed.pickled)!r})")
 
     ensure_kernel(session, uv)
@@ -76,7 +74,7 @@ def pull(
     def fetch(file: BinaryIO) -> list[str]:
         file.truncate(0)
         file.seek(0)
-        with _blob(session) as name:
+        with blob(session.channel) as name:
             session.channel.request(lambda number: protocol.PutBlob(number, name), protocol.Done)
             answer = _ask(session, f"send({name!r}, {list(names)!r}, {max_bytes}, {as_pickle})")
             session.channel.read_blob(name, _bounded(file, most_bytes))
@@ -104,41 +102,6 @@ def _named() -> Iterator[None]:
         yield
     except VariableProblem as problem:
         raise VariableError(str(problem)) from None
-
-
-@contextlib.contextmanager
-def _blob(session: Session) -> Iterator[str]:
-    """The name of a file in the session, which is gone afterwards."""
-    name = f"v{secrets.token_hex(8)}"
-    try:
-        yield name
-    finally:
-        with contextlib.suppress(SessionError):  # with the channel the file goes too
-            session.channel.send(protocol.DropBlob(name))
-
-
-def _put(session: Session, name: str, packed: Packed) -> None:
-    at = 0
-    for part in _parts(packed.pieces):
-        session.channel.send(protocol.PutBlob(0, name, at, last=False, payload=part))
-        at += len(part)
-    session.channel.request(lambda number: protocol.PutBlob(number, name, at), protocol.Done)
-
-
-def _parts(pieces: Sequence[Buffer]) -> Iterator[bytes]:
-    """The bytes of all pieces, cut anew: an array may be large, or one of ten thousand small ones."""
-    part = bytearray()
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while view:
-            taken = view[: _PART_BYTES - len(part)]
-            part += taken
-            view = view[len(taken) :]
-            if len(part) == _PART_BYTES:
-                yield bytes(part)
-                part.clear()
-    if part:
-        yield bytes(part)
 
 
 def _ask(session: Session, call: str) -> Mapping[str, Any]:

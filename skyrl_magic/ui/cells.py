@@ -143,6 +143,7 @@ class Cells:
             value=variables.value and not given.python,
             raise_error=given.raise_error is not False,
             errexit=bool(given.errexit),
+            stdin=variables.stdin,
             kind=PYTHON if given.python else SHELL,
             uv=given.uv or "",
             allow_stdin=can_ask(),

@@ -144,9 +144,15 @@ class SkyRLMagic(Settings):
         command = parsed.rest if cell is None else cell
         if given.python and cell is not None and not cell.strip():
             return None  # as an empty cell of Python anywhere
-        from skyrl_magic.service.command import check_command
+        from skyrl_magic.service.command import check_command, names_interpreter, script_of
 
         check_command(command, shell=not given.python)
+        if not given.python and names_interpreter(command):
+            if given.errexit:
+                raise OptionError(
+                    "--errexit is bash's, and the cell's first line (#!) names what executes it: #!/bin/bash -e"
+                )
+            command = script_of(command)
         if given.dry_run:
             _say(self.cells.describe(given, self.given(), _folder(), command))
             return None

@@ -13,6 +13,7 @@ from skyrl_magic.core.errors import OptionError, RunStopped, VariableError
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import Given, parse_line, split_words, value_of
 from skyrl_magic.core.variables import DEFAULT_MAX_BYTES, Packed, VariableProblem, find
+from skyrl_magic.core.variables.problem import size_text
 from skyrl_magic.service import variables
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.display import note
@@ -28,6 +29,8 @@ class Variables:
     packed: Packed | None = None
     env: tuple[tuple[str, str], ...] = ()
     """A shell cell's, as environment variables."""
+    stdin: bytes | None = None
+    """What a shell cell reads."""
     output: tuple[str, ...] = ()
     max_bytes: int = DEFAULT_MAX_BYTES
     as_pickle: bool = False
@@ -83,11 +86,13 @@ def of_cell(given: Given, namespace: Mapping[str, Any]) -> Variables:
     if captured is not None:
         raise OptionError(f"-o and a capture both name {captured}: give each a variable of its own")
     if given.python:
+        if given.stdin is not None:
+            raise OptionError(f"--stdin is for shell cells: -i {given.stdin} sends a Python cell the variable")
         return _made_ready(given, taken, left, namespace)
     twice = next((name for name, _ in given.env or () if name in taken), None)
     if twice is not None:
         raise OptionError(f"-i and --env both name {twice}")
-    return Variables(env=_environment(taken, namespace))
+    return Variables(env=_environment(taken, namespace), stdin=_stdin(given, namespace))
 
 
 def of_push(given: Given, names: Sequence[str], namespace: Mapping[str, Any]) -> Variables:
@@ -125,10 +130,7 @@ def _made_ready(given: Given, taken: Sequence[str], left: Sequence[str], namespa
 
 def _environment(names: Sequence[str], namespace: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Strings and numbers as environment variables. Raises VariableError."""
-    try:
-        found = find(namespace, names, "here")
-    except VariableProblem as problem:
-        raise VariableError(str(problem)) from None
+    found = _found(names, namespace)
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, (str, numbers.Real)):
             kind = type(value).__qualname__
@@ -137,6 +139,34 @@ def _environment(names: Sequence[str], namespace: Mapping[str, Any]) -> tuple[tu
         if "\0" in text or len(f"{name}={text}".encode("utf-8", "surrogatepass")) >= _MAX_ENV_BYTES:
             raise VariableError(f"{name} cannot be an environment variable: it has a zero byte, or is over 128 KiB")
     return tuple((name, str(value)) for name, value in found.items())
+
+
+def _stdin(given: Given, namespace: Mapping[str, Any]) -> bytes | None:
+    """The bytes of the variable that a shell cell reads. Raises VariableError."""
+    if given.stdin is None:
+        return None
+    value = _found((given.stdin,), namespace)[given.stdin]
+    if isinstance(value, (list, tuple)) and all(isinstance(line, str) for line in value):
+        value = "".join(f"{line}\n" for line in value)
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        kind = type(value).__qualname__
+        raise VariableError(f"--stdin {given.stdin} is of type {kind}: give text, bytes, or a list of lines")
+    max_bytes = given.max_bytes or DEFAULT_MAX_BYTES
+    data = bytes(value)
+    if len(data) > max_bytes:
+        sizes = f"{size_text(len(data))}, over the {size_text(max_bytes)} of --max-bytes"
+        raise VariableError(f"--stdin {given.stdin} has {sizes}: give a larger --max-bytes, or send less")
+    return data
+
+
+def _found(names: Sequence[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook's variables of these names. Raises VariableError."""
+    try:
+        return find(namespace, names, "here")
+    except VariableProblem as problem:
+        raise VariableError(str(problem)) from None
 
 
 def _travel(names: Sequence[str]) -> str:

@@ -17,7 +17,9 @@ FOR_RAY = "ray"
 @frame(3)
 @dataclasses.dataclass(frozen=True)
 class StartRun(Message):
-    """Start ``payload`` (a bash script or a Python cell, unchanged) as run ``run_id``.
+    """Start ``payload`` (a shell cell or a Python cell, unchanged) as run ``run_id``.
+
+    A shell cell that begins with ``#!`` is executed by the interpreter that it names, another one by bash.
 
     Idempotent: a ``run_id`` that exists is not started again, so it can be re-sent after a cut channel.
     Answered by :class:`Done` or :class:`Failed`; the run is watched separately.
@@ -41,6 +43,8 @@ class StartRun(Message):
     """With so many runs going on the start is refused as ``busy``; 0 takes any number."""
     notebook: str = ""
     """Stands for the notebook that starts it, as in :class:`Seen`."""
+    stdin: str = ""
+    """The client's blob that a shell run reads as its stdin, and that is gone for the client then; empty for none."""
     payload: bytes = b""
 
 

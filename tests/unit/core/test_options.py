@@ -52,6 +52,7 @@ VALID: dict[str, tuple[str, object]] = {
     "--err": ("errors", "errors"),
     "--no-raise-error": ("", False),
     "--errexit": ("", True),
+    "--stdin": ("lines", "lines"),
     "--input": ("a,b", ("a", "b")),
     "--output": ("c", ("c",)),
     "--pickle": ("", True),

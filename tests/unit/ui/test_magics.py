@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,3 +255,95 @@ def test_names_of_runs_and_sessions_can_come_from_variables(
     assert "said" in capsys.readouterr().out
     run_cells(shell, "%skyrl_attach {run.id} --from start", "%skyrl_cancel {run.id}", "%skyrl_stop {name}")
     assert backend.made[0].poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("#!/usr/bin/env python3\nimport os, sys\nprint(os.getcwd() == os.environ['HERE'], sys.stdin.read())", "True "),
+        ("\n\n#!/bin/sh -e\nfalse\necho on", ""),
+        ('#! /usr/bin/awk -f\nBEGIN { print "it\'s" }', "it's"),
+        ("#!/bin/cat\nsome text", "#!/bin/cat\nsome text"),
+    ],
+)
+def test_a_cell_runs_with_the_interpreter_of_its_first_line(
+    magics: SkyRLMagic, shell: InteractiveShell, tmp_path: Path, cell: str, shown: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    options = f"--no-raise-error --out got --workdir {tmp_path}/here --env HERE={tmp_path}/here"
+    magic(magics, "skyrl_modal", options, cell)
+    assert shell.user_ns["got"].strip() == shown.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "#!/usr/bin/no-such",
+            "there is no /usr/bin/no-such in the container, .*: #!/usr/bin/env no-such looks",
+        ),
+        ("#!/etc/hosts", "/etc/hosts, which the cell's first line names, cannot run it: "),
+        ("#!", "names no interpreter"),
+        ("#!/usr/bin/env no-such", "no-such.*: No such file"),
+    ],
+)
+def test_an_interpreter_that_is_not_there_is_a_line(
+    magics: SkyRLMagic, shell: InteractiveShell, line: str, says: str
+) -> None:
+    with pytest.raises(RunFailed, match="exit code 127"):
+        magic(magics, "skyrl_modal", "--err oops", f"{line}\ntrue\n")
+    assert re.search(says, shell.user_ns["oops"])
+
+
+def test_errexit_is_bashs(magics: SkyRLMagic, made: Made) -> None:
+    with pytest.raises(OptionError, match="--errexit is bash's"):
+        magic(magics, "skyrl_modal", "--errexit", "#!/bin/sh\ntrue")
+    assert made.times == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "heard"),
+    [
+        ("text é\n", "text é\n".encode()),
+        (b"\0\xff\r\n", b"\0\xff\r\n"),
+        (["a", "b c"], b"a\nb c\n"),
+        ([], b""),
+        ("", b""),
+        ("line\n" * 700_000, b"line\n" * 700_000),
+    ],
+)
+def test_stdin_of_a_shell_cell(magics: SkyRLMagic, shell: InteractiveShell, value: object, heard: bytes) -> None:
+    shell.user_ns["fed"] = value
+    magic(magics, "skyrl_modal", "--stdin fed --out got", "sha256sum")
+    assert shell.user_ns["got"].split()[0] == hashlib.sha256(heard).hexdigest()
+
+
+def test_stdin_in_every_kind_of_shell_run(magics: SkyRLMagic, shell: InteractiveShell) -> None:
+    shell.register_magics(magics)
+    lines = ["one", "two"]
+    shell.user_ns["lines"] = lines
+    assert run_cells(shell, "x = %skyrl_modal --stdin lines tac", "x") == lines[::-1]
+    assert run_cells(shell, "x = %skyrl_modal cat", "x") == []
+    run_cells(shell, "run = %skyrl_modal --bg --out got --stdin lines read a; echo $a", "run.wait()")
+    assert shell.user_ns["got"] == "one\n"
+    magic(magics, "skyrl_modal", "--out got --stdin lines", "#!/usr/bin/env python3\nprint(input(), input())")
+    assert shell.user_ns["got"] == "one two\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--python --stdin lines", "--stdin is for shell cells: -i lines"),
+        ("--stdin number", "--stdin number is of type int: give text, bytes, or a list of lines"),
+        ("--stdin mixed", "--stdin mixed is of type list"),
+        ("--stdin nope", "there is no variable nope here"),
+        ("--stdin lines --max-bytes 3", "--stdin lines has 8 bytes, over the 3 bytes of --max-bytes"),
+    ],
+)
+def test_what_cannot_be_stdin_is_told_before_anything_runs(
+    magics: SkyRLMagic, shell: InteractiveShell, made: Made, options: str, says: str
+) -> None:
+    shell.user_ns.update(lines=["one", "two"], number=1, mixed=["a", 1])
+    with pytest.raises(SkyRLMagicError, match=says):
+        magic(magics, "skyrl_modal", options, "cat")
+    assert made.times == 0
