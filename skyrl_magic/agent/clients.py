@@ -115,7 +115,11 @@ class Client:
         supervisor = self._supervisor
         self.push(
             protocol.Welcome(
-                protocol.VERSION, supervisor.agent_hash, supervisor.config.session, str(supervisor.workdir)
+                protocol.VERSION,
+                supervisor.agent_hash,
+                supervisor.config.session,
+                str(supervisor.workdir),
+                supervisor.config.spec,
             )
         )
         for warned in supervisor.limits.standing(time.monotonic()):

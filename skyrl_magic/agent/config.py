@@ -23,6 +23,8 @@ class Config:
     """The project below the checkout that is the working directory if it has a ``pyproject.toml``."""
     manifest_path: str = ""
     """JSON ``{path: entry}`` of the checkout that was mounted; empty or missing for none."""
+    spec: str = ""
+    """What the session was started with, in its client's words; every client is told."""
     idle_timeout_s: float = 600.0
     timeout_s: float = 0.0
     """When the backend will end the container, from its start; 0 where it is not known."""

@@ -28,6 +28,7 @@ class ModalSandbox:
 
     Args:
         sandbox: modal's object.
+        app: the name of its app.
         tags: its tags, where they are known.
         ensure: as in :class:`ModalBackend`.
     """
@@ -35,10 +36,12 @@ class ModalSandbox:
     def __init__(
         self,
         sandbox: modal.Sandbox,
+        app: str,
         tags: Mapping[str, str] | None = None,
         ensure: Callable[[], object] = lambda: None,
     ) -> None:
         self._sandbox = sandbox
+        self.app = app
         self._tags = tags
         self._ensure = ensure
         self._server: object = None
@@ -152,7 +155,7 @@ class ModalBackend:
                     volumes={contract.VOLUME_DIR: volume},
                     client=self.client,
                 )
-        return ModalSandbox(sandbox, request.tags, self._ensure)
+        return ModalSandbox(sandbox, spec.app, request.tags, self._ensure)
 
     def find(self, app: str, name: str) -> SandboxPort | None:
         """The running sandbox of this name, or None."""
@@ -160,7 +163,7 @@ class ModalBackend:
         try:
             with mapped(f"looking for session {name}"):
                 sandbox = modal.Sandbox.from_name(app, name, client=self.client)
-                return ModalSandbox(sandbox, None, self._ensure) if sandbox.poll() is None else None
+                return ModalSandbox(sandbox, app, None, self._ensure) if sandbox.poll() is None else None
         except (NotFound, SessionLost):
             return None
 
@@ -174,7 +177,7 @@ class ModalBackend:
         def of_app(app: modal.App) -> Sequence[SandboxPort]:
             with contextlib.suppress(NotFound), mapped("listing sessions"):  # the app was stopped meanwhile
                 found = modal.Sandbox.list(app_id=app.app_id, tags=dict(tags), client=self.client)
-                return [ModalSandbox(sandbox, None, self._ensure) for sandbox in found]
+                return [ModalSandbox(sandbox, app.name or "", None, self._ensure) for sandbox in found]
             return []
 
         with mapped("listing sessions"):

@@ -58,6 +58,11 @@ class Sandbox(Protocol):
         """The backend's id."""
         ...
 
+    @property
+    def app(self) -> str:
+        """The app that it is in."""
+        ...
+
     def exec(self, args: Sequence[str]) -> ByteStream:
         """Start a process in the container. Raises SessionLost when the container has ended."""
         ...

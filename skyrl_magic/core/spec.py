@@ -36,31 +36,31 @@ class SessionSpec:
     repo: str = ""
     """Absolute path of the checkout on the user's machine; empty for none."""
 
-    def to_tags(self) -> dict[str, str]:
-        """The spec as a sandbox's tags; what has no value is left out."""
+    def texts(self) -> dict[str, str]:
+        """Each field as text; what has no value is left out."""
         texts = {f.name: _text(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return {name: text for name, text in texts.items() if text}
 
     @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> SessionSpec:
-        """Read :meth:`to_tags`. Raises KeyError or ValueError where they are not ours."""
+    def from_texts(cls, texts: Mapping[str, str]) -> SessionSpec:
+        """Read :meth:`texts`; other keys are passed over. Raises KeyError or ValueError where they are not ours."""
         return cls(
-            backend=tags["backend"],
-            gpu=_gpu(tags["gpu"]),
-            image=tags["image"],
-            volume=tags["volume"],
-            app=tags["app"],
-            timeout_s=int(tags["timeout_s"]),
-            ray=tags["ray"] == "yes",
-            cpu=float(tags["cpu"]) if "cpu" in tags else None,
-            memory_mib=int(tags["memory_mib"]) if "memory_mib" in tags else None,
-            secrets=tuple(tags["secrets"].split(",")) if "secrets" in tags else (),
-            repo=tags.get("repo", ""),
+            backend=texts["backend"],
+            gpu=_gpu(texts["gpu"]),
+            image=texts["image"],
+            volume=texts["volume"],
+            app=texts["app"],
+            timeout_s=int(texts.get("timeout_s", DEFAULT_TIMEOUT_S)),
+            ray=texts["ray"] == "yes",
+            cpu=float(texts["cpu"]) if "cpu" in texts else None,
+            memory_mib=int(texts["memory_mib"]) if "memory_mib" in texts else None,
+            secrets=tuple(texts["secrets"].split(",")) if "secrets" in texts else (),
+            repo=texts.get("repo", ""),
         )
 
     def key(self, owner: str) -> str:
         """16 hex digits that stand for this spec and owner."""
-        return hashlib.sha256(f"{owner}\n{sorted(self.to_tags().items())}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{owner}\n{sorted(self.texts().items())}".encode()).hexdigest()[:16]
 
     def default_name(self, owner: str) -> str:
         """The name of the session when the user gives none: readable, and the same for the same spec."""

@@ -14,10 +14,11 @@ from skyrl_magic.core import contract
 from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, RunStopped
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
+from skyrl_magic.core.session_tags import session_tags, spec_json
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
 from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import TICK_S, Progress, Session
-from skyrl_magic.service.session_request import SessionRequest, owner, owner_tags
+from skyrl_magic.service.session_request import SessionRequest, owner
 from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
 #: How often an upload is tried whose files change under its hands.
@@ -73,7 +74,7 @@ class Creation:
 
     def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
         spec, name = request.spec, request.place[2]
-        tags = spec.to_tags() | owner_tags() | {"session": name, "started_at": f"{time.time():.0f}"}
+        tags = session_tags(spec, name, owner(), time.time())
         config = _supervisor_config(request, self._pricing.of(spec, request.usd_per_hour))
         wanted = SandboxRequest(
             name=name,
@@ -129,6 +130,7 @@ def _supervisor_config(request: SessionRequest, price: Price | None) -> str:
         {
             **prices,
             "session": request.place[2],
+            "spec": spec_json(spec),
             "about": {"app": spec.app, "owner": owner(), "backend": spec.backend, "gpu": str(spec.gpu)},
             "state_dir": contract.STATE_DIR,
             "checkout_dir": contract.CHECKOUT_DIR,

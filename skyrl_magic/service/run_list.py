@@ -13,10 +13,11 @@ from skyrl_magic.core.errors import BackendError, NotFound, SessionError, Unknow
 from skyrl_magic.core.ports import Sandbox
 from skyrl_magic.service import logs
 from skyrl_magic.service.archive import ArchivedRun, archived_runs
+from skyrl_magic.service.found import tags_in
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
 from skyrl_magic.service.run_names import is_place, resolve
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_info import asked, tags_of
+from skyrl_magic.service.session_info import asked
 from skyrl_magic.service.session_request import Place, SessionRequest, owner
 from skyrl_magic.service.sessions import SessionService
 
@@ -171,14 +172,18 @@ class _Answer:
 
 
 def _runs_in(sessions: SessionService, backend: str, sandbox: Sandbox) -> _Answer:
-    tags = tags_of(sandbox)
-    place = (backend, tags.get("app", ""), tags.get("session", ""))
+    tags = tags_in(sandbox, backend)
+    place = (backend, sandbox.app, "" if tags is None else tags.name)
+    if tags is None:
+        return _Answer(place)
     session = sessions.get(*place)
     try:
-        return _Answer(place, asked(tags, sandbox, logs.all_runs) if session is None else logs.all_runs(session))
+        if session is None:
+            return _Answer(place, asked(tags, sandbox, backend, logs.all_runs))
+        return _Answer(place, logs.all_runs(session))
     except (SessionError, BackendError) as error:
         with contextlib.suppress(NotFound, SessionError):
-            if tags and sandbox.poll() is None:
+            if sandbox.poll() is None:
                 return _Answer(place, problem=f"session {place[2]} does not answer: {error}")
         return _Answer(place)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from skyrl_magic.core import contract, protocol
-from skyrl_magic.core.errors import BackendError, SessionLost
+from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
 from skyrl_magic.core.ports import ByteStream, Sandbox
+from skyrl_magic.core.session_tags import read_spec
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.channel import Channel
 from skyrl_magic.service.connection import Timing
@@ -81,6 +82,8 @@ class Session:
     ) -> None:
         self.name = name
         self.spec = spec
+        self.spec_is_known = True
+        """False where :attr:`spec` has its backend and app alone; :meth:`open` then asks its agent."""
         self.sandbox = sandbox
         self.sync = sync
         self._ray = threading.Condition()
@@ -132,16 +135,29 @@ class Session:
         return texts
 
     def open(self) -> None:
-        """Open the channel.
+        """Open the channel; no effect where it is.
 
         Raises:
-            SessionLost: the container ended meanwhile; the message says why.
+            SessionLost: the container ended meanwhile; the message says why. SessionError: it is not to be understood.
         """
+        if self.channel.welcome.session:
+            return
         try:
             self.channel.open()
         except SessionLost as error:
             raise SessionLost(f"session {self.name} did not come up: {error}") from None
+        self._learn_spec()
         self._hear(self.ask_status())
+
+    def _learn_spec(self) -> None:
+        if self.spec_is_known:
+            return
+        try:
+            self.spec = read_spec(self.channel.welcome.spec, self.spec.backend, self.spec.app)
+        except ValueError:
+            self.close()
+            raise SessionError(f"session {self.name} does not say what it was started with") from None
+        self.spec_is_known = True
 
     def close(self) -> None:
         """Leave the session; it and its runs go on."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import NotFound, SessionError, SessionLost
 from skyrl_magic.core.ports import Sandbox
+from skyrl_magic.core.session_tags import SessionTags
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.found import session_in
 from skyrl_magic.service.session import Session
+from skyrl_magic.service.session_request import Place
 
 #: How patient the table is with each session.
 QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
@@ -51,25 +53,14 @@ class SessionInfo:
         return self.backend, self.app, self.name
 
 
-def tags_of(sandbox: Sandbox) -> Mapping[str, str]:
-    """A container's tags; none where it ended just now."""
-    try:
-        return sandbox.tags()
-    except (NotFound, SessionLost):
-        return {}
+def ask_status(tags: SessionTags, sandbox: Sandbox, backend: str) -> tuple[protocol.Status, SessionSpec]:
+    """What a session that is not open says of itself, and what it was started with. Raises SessionError."""
+    return asked(tags, sandbox, backend, lambda session: (session.status, session.spec))
 
 
-def ask_status(tags: Mapping[str, str], sandbox: Sandbox) -> protocol.Status:
-    """What a session that is not open says of itself. Raises SessionError."""
-    return asked(tags, sandbox, lambda session: session.status)
-
-
-def asked(tags: Mapping[str, str], sandbox: Sandbox, question: Callable[[Session], T]) -> T:
+def asked(tags: SessionTags, sandbox: Sandbox, backend: str, question: Callable[[Session], T]) -> T:
     """What a session that is not open answers; it is left again. Raises SessionError."""
-    try:
-        session = Session(tags["session"], SessionSpec.from_tags(tags), sandbox, None, QUICK)
-    except (KeyError, ValueError):
-        raise SessionError("a sandbox of something else") from None
+    session = session_in(tags, sandbox, backend, QUICK)
     try:
         session.open()
         return question(session)
@@ -77,22 +68,25 @@ def asked(tags: Mapping[str, str], sandbox: Sandbox, question: Callable[[Session
         session.close()
 
 
-def session_info(tags: Mapping[str, str], backend: str, status: protocol.Status | None) -> SessionInfo:
-    """A row from the container's tags and what its agent said; None where it said nothing."""
-    timeout_s = int(tags.get("timeout_s", "0") or 0)
-    age_s = max(0.0, time.time() - float(tags.get("started_at", "0") or 0))
+def session_info(
+    tags: SessionTags, place: Place, spec: SessionSpec | None, status: protocol.Status | None
+) -> SessionInfo:
+    """A row from the container's tags, its spec and what its agent said; None for what nobody said."""
+    backend, app, name = place
+    timeout_s = 0 if spec is None else spec.timeout_s
+    age_s = max(0.0, time.time() - tags.started_at)
     ends = _ends(status, max(0.0, timeout_s - age_s))
     first = min(ends, key=ends.__getitem__)
     return SessionInfo(
-        name=tags.get("session", "?"),
+        name=name,
         backend=backend,
-        app=tags.get("app", "?"),
-        gpu=tags.get("gpu", "?"),
+        app=app,
+        gpu="?" if spec is None else str(spec.gpu),
         age_s=age_s,
         timeout_s=timeout_s,
         ends_in_s=ends[first],
         ends_idle=first == "idle",
-        repo=tags.get("repo", ""),
+        repo="" if spec is None else spec.repo,
         state=SILENT if status is None else _state(status),
         ends_spent=first == "budget",
         usd_per_hour=0.0 if status is None else status.usd_per_hour,

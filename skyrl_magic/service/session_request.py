@@ -10,6 +10,7 @@ from pathlib import Path
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
+from skyrl_magic.core.session_tags import KIND
 from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.session import Session
@@ -65,12 +66,12 @@ def asker() -> str:
 
 def owner_tags() -> dict[str, str]:
     """The tags by which the owner's sessions are found."""
-    return {"skyrl_magic": "session", "owner": owner()}
+    return {KIND[0]: KIND[1], "owner": owner()}
 
 
 def check_spec(session: Session, request: SessionRequest) -> None:
     """Raises SessionConflict where the session runs with something else than what is asked for."""
-    there, wanted = session.spec.to_tags(), request.spec.to_tags()
+    there, wanted = session.spec.texts(), request.spec.texts()
     names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
     if request.asked is not None:
         names = [name for name in names if name in request.asked]

@@ -11,19 +11,18 @@ from typing import TypeVar
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import AlreadyExists, NotFound, SessionConflict, SessionError, SessionLost
 from skyrl_magic.core.ports import Backend, Sandbox, Volume
-from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.creation import Creation
+from skyrl_magic.service.found import own_session, tags_in
 from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.pricing import Pricing
 from skyrl_magic.service.session import ENDED, Progress, Session
-from skyrl_magic.service.session_info import SessionInfo, ask_status, session_info, tags_of
+from skyrl_magic.service.session_info import SessionInfo, ask_status, session_info
 from skyrl_magic.service.session_request import (
     Place,
     SessionRequest,
     asker,
     bring_checkout,
     check_spec,
-    owner,
     owner_tags,
 )
 
@@ -157,8 +156,9 @@ class SessionService:
 
     def running(self, backend: str) -> Sequence[Place]:
         """Where the owner's running sessions are; asks none of them. Raises BackendError."""
-        found = self._pool.map(tags_of, self.sandboxes(backend))
-        return [(backend, tags["app"], tags["session"]) for tags in found if "session" in tags and "app" in tags]
+        boxes = self.sandboxes(backend)
+        found = self._pool.map(lambda sandbox: tags_in(sandbox, backend), boxes)
+        return [(backend, box.app, tags.name) for box, tags in zip(boxes, found, strict=True) if tags is not None]
 
     def volume(self, backend: str, name: str) -> Volume:
         """A volume, read without a session. Raises BackendError."""
@@ -200,10 +200,9 @@ class SessionService:
             self._forget(key)
             raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
         if session is None or not session.channel.alive:
-            session = _joined(name, sandbox)
+            session = own_session(name, sandbox, backend)
         try:
-            if session.channel.welcome.session == "":
-                session.open()
+            session.open()
             session.channel.request(lambda n: protocol.StopSession(n, asker()), protocol.Done, timeout_s=15.0)
             session.channel.gone.wait(STOP_TIMEOUT_S)  # it ends by itself, with its last commit
         except SessionError:
@@ -224,17 +223,21 @@ class SessionService:
         return found
 
     def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:
-        tags = tags_of(sandbox)
-        if not tags:
+        tags = tags_in(sandbox, backend)
+        if tags is None:
             return None
-        session = self.get(backend, tags.get("app", ""), tags.get("session", ""))
+        place = (backend, sandbox.app, tags.name)
+        session = self.get(*place)
+        status, spec = None, tags.spec
         try:
-            status = ask_status(tags, sandbox) if session is None else session.ask_status()
+            if session is None:
+                status, spec = ask_status(tags, sandbox, backend)
+            else:
+                status, spec = session.ask_status(), session.spec
         except SessionError:
             if sandbox.poll() is not None:
                 return None
-            status = None
-        return session_info(tags, backend, status)
+        return session_info(tags, place, spec, status)
 
     def _known(self, request: SessionRequest, progress: Progress | None = None) -> Session | None:
         session = self._sessions.get(request.place)
@@ -276,23 +279,18 @@ class SessionService:
         if sandbox is None:
             return None
         try:
-            session = _joined(name, sandbox)
+            session = own_session(name, sandbox, where, request.spec)
         except (NotFound, SessionLost):  # it ended just now
             return None
+        if not session.spec_is_known:
+            try:
+                session.open()
+            except SessionLost:
+                _gone(session, created=False)
+                return None
         check_spec(session, request)
         bring_checkout(session, request)
         return session
-
-
-def _joined(name: str, sandbox: Sandbox) -> Session:
-    tags = sandbox.tags()
-    try:
-        there = SessionSpec.from_tags(tags)
-    except (KeyError, ValueError):
-        raise SessionConflict(f"{name} is a sandbox of something else: choose another --session NAME") from None
-    if tags.get("owner") != owner():
-        raise SessionConflict(f"session {name} belongs to {tags.get('owner')}: choose another --session NAME")
-    return Session(name, there, sandbox, None)
 
 
 def _watched(session: Session) -> Session:

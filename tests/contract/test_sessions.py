@@ -15,6 +15,7 @@ import pytest
 
 from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, SessionLost
+from skyrl_magic.core.gpus import parse_gpu
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.runs import RunService, new_run_id
 from skyrl_magic.service.session_request import SessionRequest, asker
@@ -73,6 +74,26 @@ def test_a_name_with_another_spec_is_a_conflict(
         second.ensure(other, Recorder())
     joined, created = second.ensure(replace(other, asked=frozenset()), Recorder())
     assert (joined.spec, created) == (request_none.spec, False)
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("gpu", ["L4", "none"])
+def test_a_session_has_five_tags_whatever_its_options(
+    backend: ModalBackend, agent_path: Path, request_none: SessionRequest, gpu: str
+) -> None:
+    first, second = _service(backend, agent_path), _service(backend, agent_path)
+    spec = replace(request_none.spec, gpu=parse_gpu(gpu), cpu=0.5, memory_mib=512, repo="/home/somebody/far" * 20)
+    session, _ = first.ensure(replace(request_none, spec=spec), Recorder())
+    sandbox = backend.find(spec.app, session.name)
+    assert sandbox is not None
+    tags = sandbox.tags()
+    assert sorted(tags) == ["owner", "session", "skyrl_magic", "spec", "started_at"]
+    assert tags["spec"].startswith("sha256:")
+    (row,) = (row for row in second.list(backend.name) if row.name == session.name)
+    assert (row.app, row.gpu, row.repo) == (spec.app, gpu, spec.repo)
+    joined, created = second.ensure(replace(request_none, asked=frozenset()), Recorder())
+    assert (joined.spec, created) == (spec, False)
     first.close()
     second.close()
 

@@ -181,6 +181,19 @@ def test_tags_and_list(create: SandboxMaker) -> None:
     assert listed() == [first.object_id]
 
 
+def test_an_eleventh_tag_is_refused(create: SandboxMaker) -> None:
+    tags = {f"t{number}": "x" for number in range(11)}
+    with pytest.raises(modal.exception.InvalidError, match="at most 10 tags"):
+        create(tags=tags)
+    sandbox = create(tags={"t": "x"})
+    with pytest.raises(modal.exception.InvalidError, match="at most 10 tags"):
+        sandbox.set_tags(tags)
+    assert sandbox.get_tags() == {"t": "x"}
+    tags.popitem()
+    sandbox.set_tags(tags)
+    assert sandbox.get_tags() == tags
+
+
 def test_from_id(create: SandboxMaker) -> None:
     sandbox = create()
     found = modal.Sandbox.from_id(sandbox.object_id, client=create.client)

@@ -32,6 +32,8 @@ class Welcome(Message):
     """SHA-256 of the agent's zipapp: tells a newer client that the warm session runs an older agent."""
     session: str = ""
     workdir: str = ""
+    spec: str = ""
+    """What the session was started with, as the client that started it wrote it (``core.session_tags``)."""
 
 
 @frame(2)

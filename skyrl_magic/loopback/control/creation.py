@@ -20,6 +20,8 @@ from skyrl_magic.loopback.volumes import VolumeMissingError
 
 #: Modal's default, in seconds.
 DEFAULT_TIMEOUT_S = 300.0
+#: How many tags Modal takes on a sandbox, by two projects that run on it and keep to that.
+MAX_TAGS = 10
 
 
 async def create(
@@ -59,7 +61,7 @@ def _request(
         version=version,
         app_id=request.app_id,
         name=definition.name,
-        tags={tag.tag_name: tag.tag_value for tag in request.tags},
+        tags=checked_tags(request.tags),
         image_id=definition.image_id,
         gpu=definition.resources.gpu_config.gpu_type,
         arguments=[*image.entrypoint, *(definition.entrypoint_args or image.command)],
@@ -74,6 +76,15 @@ def _request(
         ],
         volumes=[_volume_mount(state, mount) for mount in definition.volume_mounts],
     )
+
+
+def checked_tags(tags: Iterable[api_pb2.SandboxTag]) -> dict[str, str]:
+    """A sandbox's tags. Raises GRPCError where they are more than Modal takes."""
+    found = {tag.tag_name: tag.tag_value for tag in tags}
+    if len(found) > MAX_TAGS:
+        message = f"a sandbox can have at most {MAX_TAGS} tags; these are {len(found)}"
+        raise GRPCError(Status.INVALID_ARGUMENT, message)
+    return found
 
 
 def _volume_mount(state: ServerState, mount: api_pb2.VolumeMount) -> VolumeMount:

@@ -12,7 +12,7 @@ from grpclib.server import Stream
 from modal_proto import api_pb2
 
 from skyrl_magic.loopback.control.calls import Calls, not_found, partly, unary
-from skyrl_magic.loopback.control.creation import create
+from skyrl_magic.loopback.control.creation import checked_tags, create
 from skyrl_magic.loopback.control.results import result_of
 from skyrl_magic.loopback.control.stdin import stdin_errors
 from skyrl_magic.loopback.control.tasks import END_WAIT_S, task_info
@@ -171,7 +171,7 @@ class SandboxCalls(Calls):
     async def SandboxTagsSet(self, request: api_pb2.SandboxTagsSetRequest) -> Empty:
         """Replace a sandbox's tags."""
         sandbox = self._sandbox(request.sandbox_id)
-        sandbox.meta.tags = {tag.tag_name: tag.tag_value for tag in request.tags}
+        sandbox.meta.tags = checked_tags(request.tags)
         sandbox.save()
         return Empty()
 

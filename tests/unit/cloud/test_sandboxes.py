@@ -29,7 +29,7 @@ def make(modal_client: modal.Client) -> Iterator[SandboxMaker]:
 
 @pytest.fixture
 def sandbox(make: SandboxMaker) -> ModalSandbox:
-    return ModalSandbox(make("sleep", "infinity"))
+    return ModalSandbox(make("sleep", "infinity"), make.app_name)
 
 
 def read_all(stream: ByteStream) -> bytes:
@@ -99,7 +99,7 @@ def test_a_container_that_ends_frees_a_reader(sandbox: ModalSandbox) -> None:
 
 
 def test_a_sandboxs_life(make: SandboxMaker) -> None:
-    sandbox = ModalSandbox(make("bash", "-c", "echo why >&2; read x", tags={"owner": "me"}))
+    sandbox = ModalSandbox(make("bash", "-c", "echo why >&2; read x", tags={"owner": "me"}), make.app_name)
     assert (sandbox.poll(), sandbox.last_output(), sandbox.tags()) == (None, "", {"owner": "me"})
     sandbox.terminate()
     sandbox.terminate()  # again
@@ -111,7 +111,7 @@ def test_a_sandboxs_life(make: SandboxMaker) -> None:
 def test_the_last_output_says_why_it_ended(make: SandboxMaker) -> None:
     made = make("bash", "-c", "echo why >&2; exit 3")
     made.wait(raise_on_termination=False)
-    sandbox = ModalSandbox(made)
+    sandbox = ModalSandbox(made, make.app_name)
     assert (sandbox.poll(), sandbox.last_output()) == (3, "why\n")
 
 
@@ -121,7 +121,7 @@ def test_found_by_name_and_listed_by_tags(modal_client: modal.Client, make: Sand
     made = make("sleep", "infinity", name="box", tags={"a": "1", "b": "2", "made by": make.app_name})
     found = backend.find(make.app_name, "box")
     assert found is not None
-    assert found.id == made.object_id
+    assert (found.id, found.app) == (made.object_id, make.app_name)
     key = {"made by": make.app_name}
     assert [s.id for s in backend.list({**key, "a": "1"})] == [made.object_id]
     assert list(backend.list({**key, "a": "2"})) == []
@@ -139,7 +139,9 @@ def test_the_sandboxes_of_every_app_are_listed_and_no_app_is_made(
         ids = {make("sleep", "infinity", tags=tags).object_id, other("sleep", "infinity", tags=tags).object_id}
         apps = modal.Environment.from_context(client=modal_client).apps
         before = len(apps.list())
-        assert {sandbox.id for sandbox in ModalBackend("local", modal_client).list(tags)} == ids
+        found = ModalBackend("local", modal_client).list(tags)
+        assert {sandbox.id for sandbox in found} == ids
+        assert {sandbox.app for sandbox in found} == {make.app_name, other.app_name}
         assert len(apps.list()) == before
     finally:
         other.close()

@@ -37,21 +37,21 @@ specs = st.builds(
 
 
 @given(specs)
-def test_tags_read_back(spec: SessionSpec) -> None:
-    tags = spec.to_tags()
-    assert all(isinstance(value, str) and value for value in tags.values())
-    assert SessionSpec.from_tags(tags) == spec
+def test_texts_read_back(spec: SessionSpec) -> None:
+    texts = spec.texts()
+    assert all(isinstance(value, str) and value for value in texts.values())
+    assert SessionSpec.from_texts(texts) == spec
 
 
 @pytest.mark.parametrize("change", [{"gpu": "no such"}, {"timeout_s": "long"}, {"cpu": "many"}, {"memory_mib": ""}])
-def test_foreign_tags_are_a_value_error(change: dict[str, str]) -> None:
+def test_foreign_texts_are_a_value_error(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        SessionSpec.from_tags(SPEC.to_tags() | change)
+        SessionSpec.from_texts(SPEC.texts() | change)
 
 
-def test_missing_tags_are_a_key_error() -> None:
+def test_missing_texts_are_a_key_error() -> None:
     with pytest.raises(KeyError):
-        SessionSpec.from_tags({"gpu": "L4"})
+        SessionSpec.from_texts({"gpu": "L4"})
 
 
 @given(specs, specs)

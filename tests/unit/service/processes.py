@@ -87,6 +87,10 @@ class ProcessSandbox:
     def id(self) -> str:
         return str(self.process.pid)
 
+    @property
+    def app(self) -> str:
+        return self.request.spec.app
+
     def revive(self) -> bool:
         return False
 

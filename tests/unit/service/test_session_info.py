@@ -5,7 +5,12 @@ import time
 import pytest
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.session_tags import SessionTags
+from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.session_info import SILENT, session_info
+
+SPEC = SessionSpec("local", NO_GPU, "image", "data", "a", 3600, ray=False)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ def test_what_ends_a_session_first(
     ends_idle: bool,  # noqa: FBT001
     state: str,
 ) -> None:
-    tags = {"session": "one", "app": "a", "timeout_s": "3600", "started_at": f"{time.time() - 100:.0f}"}
-    row = session_info(tags, "local", status)
+    tags = SessionTags("one", "me", time.time() - 100, SPEC)
+    row = session_info(tags, ("local", "a", "one"), SPEC, status)
     assert row.ends_in_s == pytest.approx(ends_in_s, abs=30)
     assert (row.ends_idle, row.state, row.place) == (ends_idle, state, ("local", "a", "one"))

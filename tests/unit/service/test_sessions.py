@@ -133,11 +133,70 @@ def test_another_owners_session_is_left_alone(world: World, other: SessionServic
     assert world.backend.made[0].poll() is None
 
 
-@pytest.mark.parametrize("tags", [{"gpu": "toaster"}, {"timeout_s": "long"}])
+@pytest.mark.parametrize("tags", [{"spec": '{"gpu": "toaster"}'}, {"spec": "what"}, {"spec": "7"}, {"session": ""}])
 def test_a_sandbox_of_something_else_is_left_alone(world: World, other: SessionService, tags: dict[str, str]) -> None:
     foreign(world, tags)
     with pytest.raises(SessionConflict, match="taken is a sandbox of something else"):
         other.ensure(named(world.request(), "taken"), Recorder())
+
+
+def as_of_an_earlier_version(world: World) -> None:
+    """The sandbox's tags as they were before there was one for the spec."""
+    made = world.backend.made[0]
+    tags = {**made.request.tags, **made.request.spec.texts(), "timeout_s": "3600"}
+    del tags["spec"]
+    made.request = dataclasses.replace(made.request, tags=tags)
+
+
+def test_a_session_of_an_earlier_version_is_found(world: World, other: SessionService) -> None:
+    request = named(world.request(memory_mib=512), "old")
+    session = world.start(request)
+    as_of_an_earlier_version(world)
+    assert [(row.name, row.gpu) for row in other.list("local")] == [("old", "none")]
+    joined, created = other.ensure(request, Recorder())
+    assert (joined.sandbox.id, joined.spec, created) == (session.sandbox.id, session.spec, False)
+    other.stop("local", "app", "old")
+    assert session.sandbox.poll() is not None
+
+
+# --- a spec that is too long for a tag --------------------------------------------------------------------------------
+
+
+def long_request(world: World) -> SessionRequest:
+    return named(world.request(secrets=tuple(f"secret-{number:03}" for number in range(40))), "long")
+
+
+def test_a_long_spec_is_a_hash_that_its_user_knows(world: World, other: SessionService) -> None:
+    session = world.start(long_request(world))
+    tags = session.sandbox.tags()
+    assert tags["spec"].startswith("sha256:")
+    assert len(tags) == 5
+    joined, created = other.ensure(long_request(world), Recorder())
+    assert (joined.sandbox.id, joined.spec, created) == (session.sandbox.id, session.spec, False)
+    assert len(sandbox_of(session).streams) == 2  # each service its own channel, and nothing was asked for the spec
+
+
+def test_a_long_spec_is_told_by_the_session(world: World, other: SessionService) -> None:
+    session = world.start(long_request(world))
+    (row,) = other.list("local")
+    assert (row.name, row.gpu, row.timeout_s) == ("long", "none", 3600)
+    wanted = dataclasses.replace(named(world.request(), "long"), asked=frozenset())
+    joined = other.join(wanted)
+    assert joined is not None
+    assert (joined.spec, joined.spec_is_known) == (session.spec, True)
+    other.leave(joined)
+    with pytest.raises(SessionConflict, match="session long runs with --secret"):
+        other.ensure(named(world.request(), "long"), Recorder())
+
+
+def test_a_long_spec_of_a_silent_session(world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = Timing(attach_timeout_s=0.2, reopen_pauses_s=())
+    monkeypatch.setattr(session_info, "QUICK", impatient)
+    session = world.start(long_request(world))
+    process = sandbox_of(session).process
+    process.send_signal(signal.SIGSTOP)
+    assert [(row.name, row.gpu, row.state) for row in other.list("local")] == [("long", "?", "not answering")]
+    process.send_signal(signal.SIGCONT)
 
 
 def test_a_name_is_free_when_its_session_has_ended(world: World) -> None:
