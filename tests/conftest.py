@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import modal
 import psutil
@@ -10,6 +12,8 @@ import pytest
 from modal_proto import api_pb2
 
 from skyrl_magic.loopback.daemon import ServerAddress, ensure_server, stop_server
+from skyrl_magic.loopback.documents import write_json
+from skyrl_magic.loopback.pretend import FILE_NAME
 
 
 def make_client(address: ServerAddress) -> modal.Client:
@@ -34,3 +38,26 @@ def modal_client(loopback_server: ServerAddress) -> Iterator[modal.Client]:
     client = make_client(loopback_server)
     yield client
     client.close()
+
+
+class Pretended:
+    """What a server is told to pretend; nothing after the test."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / FILE_NAME
+
+    def __call__(self, **tables: dict[str, dict[str, Any]]) -> None:
+        """Say it anew."""
+        write_json(self._path, tables)
+
+    def end(self) -> None:
+        """Pretend nothing more."""
+        self._path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def pretend(loopback_server: ServerAddress) -> Iterator[Pretended]:
+    """Tells the server what to pretend."""
+    pretended = Pretended(loopback_server.state_dir)
+    yield pretended
+    pretended.end()

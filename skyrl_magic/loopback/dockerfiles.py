@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from skyrl_magic.loopback.objects import Image
 
@@ -18,7 +18,13 @@ class NotBuildableError(Exception):
     """A command would need a build; ``str()`` is the line to show."""
 
 
-def apply_commands(image: Image, commands: Iterable[str], bases: Mapping[str, Image], args: Mapping[str, str]) -> None:
+def apply_commands(
+    image: Image,
+    commands: Iterable[str],
+    bases: Mapping[str, Image],
+    args: Mapping[str, str],
+    entrypoint: Callable[[str], list[str]] = lambda _: [],
+) -> None:
     """Apply Dockerfile ``commands`` to ``image``.
 
     Args:
@@ -26,6 +32,7 @@ def apply_commands(image: Image, commands: Iterable[str], bases: Mapping[str, Im
         commands: Lines as Modal's client sends them; a trailing backslash continues a line.
         bases: The images that ``FROM name`` may mean; any other name is a registry reference.
         args: Build arguments.
+        entrypoint: The ``ENTRYPOINT`` that an image of a registry has.
 
     Raises:
         NotBuildableError: A command changes files (``RUN``, ``COPY``, …) or is not understood.
@@ -35,7 +42,7 @@ def apply_commands(image: Image, commands: Iterable[str], bases: Mapping[str, Im
         keyword, _, rest = line.partition(" ")
         keyword, rest = keyword.upper(), rest.strip()
         if keyword == "FROM":
-            _start_from(image, rest.split()[0] if rest else "", bases)
+            _start_from(image, rest.split()[0] if rest else "", bases, entrypoint)
         elif keyword == "ENV":
             image.env.update(_env(rest, {**variables, **image.env}))
         elif keyword == "WORKDIR":
@@ -54,10 +61,10 @@ def apply_commands(image: Image, commands: Iterable[str], bases: Mapping[str, Im
             raise NotBuildableError(f"the local backend builds no images, so it cannot do: {line}")
 
 
-def _start_from(image: Image, name: str, bases: Mapping[str, Image]) -> None:
+def _start_from(image: Image, name: str, bases: Mapping[str, Image], entrypoint: Callable[[str], list[str]]) -> None:
     base = bases.get(name)
     if base is None:
-        image.tag = name
+        image.tag, image.entrypoint = name, entrypoint(name)
         return
     image.tag = base.tag
     image.env = dict(base.env)

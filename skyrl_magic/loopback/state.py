@@ -12,6 +12,7 @@ from skyrl_magic.loopback.documents import Table, new_id
 from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.mounts import MountStore
 from skyrl_magic.loopback.objects import DEFAULT_ENVIRONMENT, App, Environment, Image, Secret
+from skyrl_magic.loopback.pretend import Pretend
 from skyrl_magic.loopback.runtime.sandboxes import SandboxRuntime
 from skyrl_magic.loopback.volumes import VolumeStore
 
@@ -162,6 +163,7 @@ class ServerState:
         self.apps = AppStore(layout.table("apps"))
         self.environments = EnvironmentStore(layout.table("environments"))
         self.sandboxes = SandboxRuntime(layout.root)
+        self.pretend = Pretend(layout.root)
         self.grpc_url = ""
         """Address of the control API and of the command router, set when the server listens."""
         self.blob_url = ""

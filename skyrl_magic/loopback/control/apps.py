@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
@@ -88,25 +90,24 @@ class AppCalls(Calls):
         self.state.apps.table.save()
         return api_pb2.AppPublishResponse(deployed_at=now())
 
-    def _stop(self, app_id: str) -> None:
+    async def _stop(self, app_id: str) -> None:
         app = self._app(app_id)
         app.state = api_pb2.APP_STATE_STOPPED
         app.stopped_at = app.stopped_at or now()
         self.state.apps.table.save()
-        for sandbox in self.state.sandboxes.living(app_id):
-            if sandbox.link is not None:
-                sandbox.link.terminate()
+        sandboxes = self.state.sandboxes
+        await asyncio.gather(*(sandboxes.terminate(sandbox, 0) for sandbox in sandboxes.living(app_id)))
 
     @unary
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
         """The client of an app that is not deployed has ended."""
-        self._stop(request.app_id)
+        await self._stop(request.app_id)
         return Empty()
 
     @unary
     async def AppStop(self, request: api_pb2.AppStopRequest) -> Empty:
         """Stop an app with its sandboxes; its name is free again."""
-        self._stop(request.app_id)
+        await self._stop(request.app_id)
         return Empty()
 
     @unary

@@ -13,7 +13,7 @@ from skyrl_magic.loopback.objects import Image
 from skyrl_magic.loopback.runtime.host import HostError
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
 from skyrl_magic.loopback.runtime.sandbox import Sandbox, SandboxError
-from skyrl_magic.loopback.runtime.sandboxes import NameTakenError, SandboxRequest
+from skyrl_magic.loopback.runtime.sandboxes import NameTakenError, NoMachineError, SandboxRequest
 from skyrl_magic.loopback.runtime.spec import VolumeMount
 from skyrl_magic.loopback.state import ServerState, UnknownObjectError
 from skyrl_magic.loopback.volumes import VolumeMissingError
@@ -38,6 +38,8 @@ async def create(
     except NameTakenError as error:
         message = f"a sandbox with the name '{error}' is already running in this app"
         raise GRPCError(Status.ALREADY_EXISTS, message) from None
+    except NoMachineError as error:
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, str(error)) from None
     except (UnknownObjectError, VolumeMissingError) as error:
         raise GRPCError(Status.NOT_FOUND, str(error)) from None
     except RootfsError as error:
@@ -54,6 +56,7 @@ def _request(
     definition: api_pb2.Sandbox = request.definition
     _refuse_missing_features(definition)
     image = _image(state, definition.image_id)
+    pretended = state.pretend.image(image.tag)
     blocked = definition.block_network or (
         definition.network_access.network_access_type == api_pb2.NetworkAccess.NetworkAccessType.BLOCKED
     )
@@ -64,6 +67,7 @@ def _request(
         tags=checked_tags(request.tags),
         image_id=definition.image_id,
         gpu=definition.resources.gpu_config.gpu_type,
+        gpu_count=definition.resources.gpu_config.count,
         arguments=[*image.entrypoint, *(definition.entrypoint_args or image.command)],
         env={**image.env, **secret_env(state, definition.secret_ids, secret_sources)},
         workdir=definition.workdir or image.workdir,
@@ -75,6 +79,8 @@ def _request(
             for file in _mount_files(state, mount_id)
         ],
         volumes=[_volume_mount(state, mount) for mount in definition.volume_mounts],
+        broken=pretended.broken,
+        python=pretended.python,
     )
 
 

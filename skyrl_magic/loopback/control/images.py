@@ -61,11 +61,15 @@ class ImageCalls(Calls):
         if ignore_builds:
             commands = [line for line in commands if not line.startswith(("RUN ", "COPY "))]
         try:
-            apply_commands(image, commands, bases, dict(definition.build_args))
+            apply_commands(image, commands, bases, dict(definition.build_args), self._entrypoint)
         except NotBuildableError as error:
             image.error = str(error)
+        image.error = image.error or self.state.pretend.image(image.tag).build_error
         if definition.HasField("build_function"):
             image.error = "the local backend builds no images, so it cannot do: Image.run_function"
+
+    def _entrypoint(self, tag: str) -> list[str]:
+        return list(self.state.pretend.image(tag).entrypoint)
 
     @unary
     async def ImageFromId(self, request: api_pb2.ImageFromIdRequest) -> api_pb2.ImageFromIdResponse:

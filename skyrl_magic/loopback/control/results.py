@@ -6,6 +6,8 @@ from modal_proto import api_pb2
 
 from skyrl_magic.loopback.runtime.sandbox import Sandbox
 
+#: What a sandbox whose machine was taken away says of its end.
+PREEMPTED = "the sandbox was preempted"
 _Status = api_pb2.GenericResult
 
 
@@ -16,7 +18,10 @@ def result_of(sandbox: Sandbox) -> api_pb2.GenericResult | None:
         return None
     if end.reason == "timeout":
         return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TIMEOUT, exitcode=124)
-    if end.reason in ("terminated", "lost"):
-        return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TERMINATED, exitcode=137, exception=end.error)
+    if end.reason == "broken":
+        return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_INIT_FAILURE, exitcode=1, exception=end.error)
+    if end.reason in ("terminated", "preempted", "lost"):
+        error = PREEMPTED if end.reason == "preempted" else end.error
+        return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TERMINATED, exitcode=137, exception=error)
     success = _Status.GENERIC_STATUS_SUCCESS if end.returncode == 0 else _Status.GENERIC_STATUS_FAILURE
     return api_pb2.GenericResult(status=success, exitcode=end.returncode, exception=end.error)

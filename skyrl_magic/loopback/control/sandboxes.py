@@ -179,9 +179,9 @@ class SandboxCalls(Calls):
 
     @unary
     async def SandboxGetTaskId(self, request: api_pb2.SandboxGetTaskIdRequest) -> api_pb2.SandboxGetTaskIdResponse:
-        """The task of a sandbox: by it the command router knows it."""
+        """The task of a sandbox, by which the command router knows it; empty while it waits for its machine."""
         sandbox = self._sandbox(request.sandbox_id)
-        return api_pb2.SandboxGetTaskIdResponse(task_id=sandbox.meta.task_id, task_result=result_of(sandbox))
+        return api_pb2.SandboxGetTaskIdResponse(task_id=sandbox.task_id, task_result=result_of(sandbox))
 
     @unary
     async def TaskGetCommandRouterAccess(
@@ -232,9 +232,7 @@ class SandboxCalls(Calls):
         sandbox = self._sandbox(request.sandbox_id)
         if (existing := result_of(sandbox)) is not None:
             return api_pb2.SandboxTerminateResponse(existing_result=existing)
-        if sandbox.link is not None:
-            sandbox.link.terminate()
-        await sandbox.wait(END_WAIT_S)
+        await self.state.sandboxes.terminate(sandbox, END_WAIT_S)
         return api_pb2.SandboxTerminateResponse()
 
     @unary

@@ -18,10 +18,10 @@ def task_info(sandbox: Sandbox) -> api_pb2.TaskInfo:
     """The sandbox as a task."""
     meta = sandbox.meta
     return api_pb2.TaskInfo(
-        id=meta.task_id,
+        id=sandbox.task_id,
         sandbox_id=meta.sandbox_id,
         enqueued_at=meta.created_at,
-        started_at=meta.created_at,
+        started_at=0 if sandbox.queued else meta.created_at,
         finished_at=sandbox.exit.ended_at if sandbox.exit is not None else 0,
         result=result_of(sandbox),
         gpu_type=meta.gpu,
@@ -45,7 +45,8 @@ class TaskCalls(Calls):
         for sandbox in self.state.sandboxes:
             app = self.state.apps.table.get(sandbox.meta.app_id)
             in_place = app is not None and app.environment == environment
-            if not sandbox.is_alive or not (sandbox.meta.app_id == request.app_id if request.app_id else in_place):
+            wanted = sandbox.meta.app_id == request.app_id if request.app_id else in_place
+            if not sandbox.is_alive or sandbox.queued or not wanted:
                 continue
             stats = api_pb2.TaskStats(
                 task_id=sandbox.meta.task_id,
@@ -71,7 +72,6 @@ class TaskCalls(Calls):
             message = "a sandbox has no inputs to finish: graceful stops are for functions only"
             raise GRPCError(Status.FAILED_PRECONDITION, message)
         sandbox = self._task(request.task_id)
-        if sandbox.link is not None and sandbox.is_alive:
-            sandbox.link.terminate()
-        await sandbox.wait(END_WAIT_S)
+        if sandbox.is_alive:
+            await self.state.sandboxes.terminate(sandbox, END_WAIT_S)
         return api_pb2.ContainerStopResponse()

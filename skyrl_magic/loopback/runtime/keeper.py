@@ -42,6 +42,7 @@ READY_TIMEOUT_S = 60.0
 
 EXITED = "exited"
 TERMINATED = "terminated"
+PREEMPTED = "preempted"
 TIMEOUT = "timeout"
 FAILED = "failed"
 
@@ -193,7 +194,7 @@ class Keeper:
         operation = message.get("op")
         receiver = (peer, message.get("id"))
         if operation == "terminate":
-            self._stop(TERMINATED)
+            self._stop(PREEMPTED if message.get("preempted") else TERMINATED)
         elif operation == "end_stdin" and self._container is not None:
             self._container.end_stdin()
         elif operation == "reload" and self._container is not None:

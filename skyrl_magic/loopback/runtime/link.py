@@ -98,9 +98,12 @@ class KeeperLink:
         async with self.changed:
             await self.changed.wait_for(predicate)
 
-    def terminate(self) -> None:
-        """Ask the keeper to end its sandbox. One that is gone needs no asking."""
-        self._send({"op": "terminate"})
+    def terminate(self, *, preempted: bool = False) -> None:
+        """Ask the keeper to end its sandbox, as its machine is taken away or for whatever reason.
+
+        One that is gone needs no asking.
+        """
+        self._send({"op": "terminate", "preempted": preempted})
 
     def end_stdin(self) -> None:
         """Let the keeper close its end of the main process's stdin; ours must be closed too."""

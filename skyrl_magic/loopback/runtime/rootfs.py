@@ -25,6 +25,8 @@ RESOLV_CONF = "nameserver 10.0.2.3\n"
 #: Folders of the container's own; everything in them is gone when it ends.
 OWN_DIRS = ("root", "home", "opt", "mnt", "srv", "run/lock", "var/lib", "var/log", "var/cache")
 STICKY_DIRS = ("tmp", "var/tmp")
+#: In a container that pretends to have no Python: all other programs, and its whole PATH.
+BIN_WITHOUT_PYTHON = "/opt/bin"
 #: Says that the root is ready, waits for the network, goes to the first word and becomes the command of the others.
 MAIN_SCRIPT = (
     f'echo {READY} >{CONTROL_DIR}/{REQUESTS_NAME}; read -r _ <{CONTROL_DIR}/{GO_NAME}; cd -- "$1" && shift && exec "$@"'
@@ -75,6 +77,16 @@ def build(folder: Folder, files: Iterable[tuple[str, Path, int]], directories: I
         with contextlib.suppress(RootfsError):  # a directory of the machine is there already, or is reported by cd
             inside(rootfs, path).mkdir(parents=True, exist_ok=True)
     folder.control.mkdir(mode=0o700)
+
+
+def link_all_but_python(folder: Folder) -> None:
+    """Put links to the machine's programs, without its Pythons, where :data:`BIN_WITHOUT_PYTHON` says."""
+    bin_dir = inside(folder.rootfs, BIN_WITHOUT_PYTHON)
+    bin_dir.mkdir()
+    for name in ("/usr/bin", "/usr/sbin"):
+        for program in Path(name).iterdir():
+            if not program.name.startswith("python") and not (bin_dir / program.name).is_symlink():
+                (bin_dir / program.name).symlink_to(program)
 
 
 def _copy(source: Path, target: Path, mode: int) -> None:

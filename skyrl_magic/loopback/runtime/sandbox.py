@@ -62,7 +62,8 @@ class SandboxExit:
 
     returncode: int
     reason: str
-    """``exited``, ``terminated``, ``timeout``, ``failed`` or ``lost`` (its keeper died)."""
+    """``exited``, ``terminated``, ``preempted``, ``timeout``, ``failed``, ``broken`` (by its image) or ``lost`` (its
+    keeper died)."""
     error: str = ""
     ended_at: float = 0.0
     commit_error: str = ""
@@ -77,6 +78,8 @@ class Sandbox:
         self.env = env
         self.link: KeeperLink | None = None
         self.exit: SandboxExit | None = None
+        self.queued = False
+        """It waits for its machine, and has no task yet."""
         self.execs: dict[str, ExecProcess] = {}
         self.begun = asyncio.Event()
         """Its start is over, in one way or the other: it has its name before that, and who finds it by that waits."""
@@ -87,6 +90,11 @@ class Sandbox:
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
         return self.exit is None
+
+    @property
+    def task_id(self) -> str:
+        """Its task's id as clients learn it: empty until it has its machine, and for one that ended before."""
+        return "" if self.queued else self.meta.task_id
 
     def save(self) -> None:
         """Write the record."""

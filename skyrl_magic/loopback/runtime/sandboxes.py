@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import secrets
@@ -12,18 +13,20 @@ import select
 import signal
 import string
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skyrl_magic.loopback.documents import new_id, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
+from skyrl_magic.loopback.pretend import LOOK_S, Machine, Pretend
 from skyrl_magic.loopback.runtime import host, interpreter, link, processes, rootfs
 from skyrl_magic.loopback.runtime.host import HostError
 from skyrl_magic.loopback.runtime.mounted import MountedVolumes, leave_end, remove_living, remove_tree
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
-from skyrl_magic.loopback.runtime.sandbox import V1, Sandbox, SandboxError, SandboxExit, SandboxMeta, read_exit
+from skyrl_magic.loopback.runtime.sandbox import V1, V2, Sandbox, SandboxError, SandboxExit, SandboxMeta, read_exit
 from skyrl_magic.loopback.runtime.spec import PREFIXES_VARIABLE, Folder, KeeperSpec, VolumeMount
+from skyrl_magic.loopback.volumes import VolumeMissingError
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class SandboxRequest:
     tags: Mapping[str, str]
     image_id: str
     gpu: str
+    gpu_count: int
     arguments: Sequence[str]
     env: Mapping[str, str]
     """Of the image and the secrets; what the machine gives is added."""
@@ -60,6 +64,14 @@ class SandboxRequest:
     files: Sequence[tuple[str, Path, int]]
     """Path in the container, content, mode."""
     volumes: Sequence[VolumeMount]
+    broken: str = ""
+    """Why its image does not start; empty where it does."""
+    python: bool = True
+    """Whether a Python is on its PATH."""
+
+
+class NoMachineError(Exception):
+    """No machine is given to this sandbox; ``str()`` says why in one line."""
 
 
 class SandboxRuntime:
@@ -69,6 +81,7 @@ class SandboxRuntime:
         self._root = root
         self._commit_lag_s = float(os.environ.get(COMMIT_LAG_VARIABLE) or COMMIT_LAG_S)
         self._layout = Layout(root)
+        self._pretend = Pretend(root)
         self._sandboxes: dict[str, Sandbox] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -98,10 +111,21 @@ class SandboxRuntime:
     async def terminate_all(self) -> None:
         """End every sandbox and return when all are gone."""
         living = [sandbox for sandbox in self if sandbox.is_alive]
-        for sandbox in living:
-            if sandbox.link is not None:
-                sandbox.link.terminate()
+        await asyncio.gather(*(self.terminate(sandbox) for sandbox in living))
         await asyncio.gather(*(sandbox.wait_gone() for sandbox in living))
+
+    async def terminate(self, sandbox: Sandbox, wait_s: float | None = None) -> None:
+        """End a sandbox, whether it runs or still waits for its machine; return when it has ended, or after ``wait_s``.
+
+        One that is about to start is ended as soon as it has.
+        """
+        if sandbox.queued and sandbox.is_alive:
+            sandbox.mark_ended(SandboxExit(137, "terminated", "it had no machine yet", time.time()))
+            return
+        await sandbox.begun.wait()
+        if sandbox.link is not None and sandbox.is_alive:
+            sandbox.link.terminate()
+        await sandbox.wait(wait_s)
 
     def alive_count(self) -> int:
         """How many sandboxes live."""
@@ -132,8 +156,11 @@ class SandboxRuntime:
     async def create(self, request: SandboxRequest) -> Sandbox:
         """Start a sandbox; its command runs when this returns.
 
+        One that is to wait for its machine (``pretend``) is returned at once where it is a V1 one, and starts later.
+
         Raises:
             NameTakenError: A running sandbox of the app has the name.
+            NoMachineError: It is refused a machine.
             HostError: This machine cannot run sandboxes.
             RootfsError: A path cannot be given.
             SandboxError: It did not start.
@@ -141,25 +168,67 @@ class SandboxRuntime:
             VolumeMissingError: A volume does not exist.
         """
         host.require_programs()
+        machine = self._machine(request)
+        await asyncio.sleep(machine.slow_s)
+        if machine.refuse:
+            raise NoMachineError(machine.refuse)
         if request.name and self.by_name(request.app_id, request.name) is not None:
             raise NameTakenError(request.name)
         prefixes = interpreter.prefixes(request.env)
         sandbox = self._new(request, prefixes[0])
         # From here on the name is taken, whatever the order in which others come.
         self._sandboxes[sandbox.meta.sandbox_id] = sandbox
+        if machine.wait_s != 0:
+            sandbox.queued = True
+            starting = self._keep(self._start_later(sandbox, request, prefixes))
+            if request.version == V2:
+                await asyncio.wait({starting})
+            return sandbox
+        try:
+            await self._start(sandbox, request, prefixes)
+        except BaseException:
+            del self._sandboxes[sandbox.meta.sandbox_id]
+            raise
+        return sandbox
+
+    def _machine(self, request: SandboxRequest) -> Machine:
+        return self._pretend.machine(request.gpu, request.gpu_count)
+
+    async def _start(self, sandbox: Sandbox, request: SandboxRequest, prefixes: Sequence[Path]) -> None:
+        """Raises as :meth:`create`; nothing is left of the sandbox then."""
+        if request.broken:
+            sandbox.mark_ended(SandboxExit(1, "broken", request.broken, time.time()))
+            return
         try:
             await asyncio.to_thread(self._prepare, sandbox, request)
             spec = self._spec(sandbox, request, prefixes)
             await sandbox.attach(await link.spawn(sandbox.folder, spec))
         except BaseException:
-            del self._sandboxes[sandbox.meta.sandbox_id]
             sandbox.begun.set()
             await asyncio.shield(self._discard(sandbox))
             raise
         self._watch(sandbox)
         if sandbox.link is not None and sandbox.link.state.network:
             log.info("%s has no outbound network: %s", sandbox.meta.sandbox_id, sandbox.link.state.network)
-        return sandbox
+        preempt_s = self._machine(request).preempt_s
+        if preempt_s is not None and sandbox.link is not None:
+            asyncio.get_running_loop().call_later(preempt_s, functools.partial(sandbox.link.terminate, preempted=True))
+
+    async def _start_later(self, sandbox: Sandbox, request: SandboxRequest, prefixes: Sequence[Path]) -> None:
+        """Start a sandbox when its machine is there, unless somebody ends it before."""
+        began_s = time.monotonic()
+        while not self._has_come(self._machine(request), time.monotonic() - began_s):
+            if await sandbox.wait(LOOK_S) is not None:
+                return
+        sandbox.queued = False
+        try:
+            await self._start(sandbox, request, prefixes)
+        except (HostError, RootfsError, SandboxError, VolumeMissingError, OSError) as error:
+            sandbox.mark_ended(SandboxExit(1, "broken", str(error), time.time()))
+
+    @staticmethod
+    def _has_come(machine: Machine, waited_s: float) -> bool:
+        return machine.wait_s is not None and waited_s >= machine.wait_s
 
     def _new(self, request: SandboxRequest, prefix: Path) -> Sandbox:
         sandbox_id, task_id = _new_ids(request.version)
@@ -178,7 +247,7 @@ class SandboxRuntime:
         )
         env = {**host.system_env(), **request.env}
         env.pop(PREFIXES_VARIABLE, None)
-        env["PATH"] = f"{prefix / 'bin'}:{env['PATH']}"
+        env["PATH"] = f"{prefix / 'bin'}:{env['PATH']}" if request.python else rootfs.BIN_WITHOUT_PYTHON
         env |= {"MODAL_SANDBOX_ID": sandbox_id, "MODAL_TASK_ID": task_id}
         return Sandbox(Folder(self._layout.sandboxes / sandbox_id), meta, env)
 
@@ -186,6 +255,8 @@ class SandboxRuntime:
         folder = sandbox.folder
         folder.path.mkdir(mode=0o700)
         rootfs.build(folder, request.files, [sandbox.meta.workdir])
+        if not request.python:
+            rootfs.link_all_but_python(folder)
         MountedVolumes(folder, self._root, sandbox.meta.volumes).prepare()
         write_json(folder.env, sandbox.env)
         sandbox.save()
@@ -212,10 +283,15 @@ class SandboxRuntime:
             await sandbox.link.close()
         await asyncio.to_thread(remove_tree, sandbox.folder.path)
 
-    def _watch(self, sandbox: Sandbox) -> None:
-        task = asyncio.create_task(self._follow(sandbox))
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something until it is over, or the server ends."""
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _watch(self, sandbox: Sandbox) -> None:
+        self._keep(self._follow(sandbox))
 
     async def _follow(self, sandbox: Sandbox) -> None:
         await sandbox.follow()
@@ -300,6 +376,3 @@ def _end_processes(folder: Folder) -> None:
                 select.select([descriptor], [], [], 10)
         finally:
             os.close(descriptor)
-
-
-__all__ = ["HostError", "NameTakenError", "RootfsError", "SandboxError", "SandboxRequest", "SandboxRuntime"]
