@@ -28,6 +28,7 @@ _ATTRIBUTE = "skyrl_magic"
 def load(shell: InteractiveShell) -> None:
     """Register the magics and their completions; a second load changes nothing."""
     from skyrl_magic.ui import lone_help, remote_help
+    from skyrl_magic.ui.config_magic import ConfigMagic
     from skyrl_magic.ui.matcher import register
 
     if getattr(shell, _ATTRIBUTE, None) is not None:
@@ -37,6 +38,8 @@ def load(shell: InteractiveShell) -> None:
     register(shell, magics)
     remote_help.install(shell, magics)
     lone_help.install(shell)
+    magics.config_magic = ConfigMagic(shell, magics)
+    magics.config_magic.install()
     setattr(shell, _ATTRIBUTE, magics)
     atexit.register(magics.close)
 
@@ -54,6 +57,8 @@ def unload(shell: InteractiveShell) -> None:
     unregister(shell, magics)
     remote_help.uninstall(shell)
     lone_help.uninstall(shell)
+    if magics.config_magic is not None:
+        magics.config_magic.uninstall()
     for kind, names in magics.magics.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.magic import Magics
 from traitlets import Any as AnyTrait
@@ -12,8 +14,12 @@ from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.options import Given, setting
 
 if TYPE_CHECKING:
-    from skyrl_magic.core.spec import RunRules
+    from traitlets.config import Config
 
+    from skyrl_magic.core.spec import RunRules
+    from skyrl_magic.ui.config_magic import ConfigMagic
+
+T = TypeVar("T")
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
     "idle_timeout", "max_usd", "usd_per_hour", "keep_runs_days", "keep_runs_gb",
@@ -58,6 +64,10 @@ class Settings(Magics):
     ).tag(config=True)
     max_runs = Int(16, min=1, help="how many runs may go on in a session at once").tag(config=True)
 
+    config_magic: ConfigMagic | None = None
+    """What stands before IPython's ``%config``, where the extension is loaded."""
+    _refusals_wanted = False
+
     @validate(*_NAMES)
     def _check(self, proposal: dict[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
@@ -67,6 +77,38 @@ class Settings(Magics):
             except OptionError as error:
                 raise TraitError(str(error)) from None
         return value
+
+    def check_name(self, name: str) -> None:
+        """Refuse a setting that there is none of. Raises OptionError, with the nearest one."""
+        known = [*self.trait_names(config=True)]
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            advice = f"did you mean {near[0]}?" if near else "%config SkyRLMagic lists them"
+            raise OptionError(f"SkyRLMagic has no setting {name}; {advice}")
+
+    def update_config(self, config: Config) -> None:
+        """Take over the settings of ``%config``; nothing of them where one is wrong. Raises OptionError."""
+        try:
+            super().update_config(config)
+        except TraitError as error:
+            refusal = _refusal(error, self.traits())
+            if not self._refusals_wanted:
+                raise refusal from None
+            self._refusals.append(refusal)
+
+    def refusing(self, change: Callable[[], T]) -> T:
+        """What ``change`` returns. It may swallow what :meth:`update_config` raises; this raises that OptionError."""
+        self._refusals: list[OptionError] = []
+        self._refusals_wanted = True
+        try:
+            result = change()
+        finally:
+            self._refusals_wanted = False
+        if self._refusals:
+            raise self._refusals[0]
+        return result
 
     def given(self) -> Given:
         """The settings as a layer of options."""
@@ -88,6 +130,18 @@ class Settings(Magics):
         """Take over the values of ``given``; what it does not say stays."""
         for name, value in as_settings(given).items():
             setattr(self, name, value)
+
+
+def _refusal(error: TraitError, traits: Mapping[str, Any]) -> OptionError:
+    """The error in our words: traitlets speaks of instances of classes."""
+    named = re.search(r"'(\w+)' trait of", str(error))
+    trait = None if named is None else traits.get(named[1])
+    if isinstance(trait, Enum):
+        return OptionError(f"{trait.name}: it is one of {', '.join(map(str, trait.values or ()))}")
+    if isinstance(trait, (Float, Int)):
+        kind = "a whole number" if isinstance(trait, Int) else "a number"
+        return OptionError(f"{trait.name}: give {kind} from {trait.min:g} up")
+    return OptionError(str(error))
 
 
 def as_settings(given: Given) -> dict[str, object]:

@@ -145,8 +145,9 @@ def test_logs_of_a_run_show_both_streams(kernel: Kernel) -> None:
 
 
 def test_config_is_checked_and_used(kernel: Kernel) -> None:
-    cell = kernel.run("%config SkyRLMagic.gpu = 'L5'")
-    assert "did you mean L4?" in "".join(cell.error) + cell.err
+    cell = kernel.run("%config SkyRLMagic.gpu = 'L5'\nprint('on')")
+    assert (cell.status, cell.out) == ("error", "")  # so Run All ends
+    assert "did you mean L4?" in cell.error[0]
     kernel.run("%config SkyRLMagic.volume = 'other'")
     assert "other at /root/data" in kernel.run("%skyrl_modal --gpu none --dry-run ls").out
     kernel.run("%config SkyRLMagic.volume = None")
