@@ -25,6 +25,8 @@ class Config:
     """JSON ``{path: entry}`` of the checkout that was mounted; empty or missing for none."""
     spec: str = ""
     """What the session was started with, in its client's words; every client is told."""
+    volume_version: int = 2
+    """Modal's version of the volume's file system: ``sync`` commits nothing on one of version 1."""
     idle_timeout_s: float = 600.0
     timeout_s: float = 0.0
     """When the backend will end the container, from its start; 0 where it is not known."""

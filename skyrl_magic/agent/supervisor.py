@@ -158,6 +158,7 @@ class Supervisor:
             max_usd=limits.max_usd,
             earlier=self._earlier.reason,
             earlier_s=self._earlier.ago_s,
+            volume_version=self.config.volume_version,
         )
 
     def gone(self, client: Client) -> None:

@@ -12,7 +12,7 @@ import modal
 
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.cloud.streams import ModalStream
-from skyrl_magic.cloud.volumes import ModalVolume
+from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
@@ -138,10 +138,10 @@ class ModalBackend:
             with mapped("uploading the checkout"):
                 image.build(app)
             on_phase("container")
+            volume, mounted = mounted_volume(spec.volume, self.client)
             with mapped(f"starting session {request.name}"):
-                volume = modal.Volume.from_name(spec.volume, create_if_missing=True, version=2, client=self.client)
                 sandbox = modal.Sandbox.create(
-                    *request.command,
+                    *request.command(mounted),
                     app=app,
                     name=request.name,
                     tags=dict(request.tags),

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Callable, Sequence
 
 import modal
 
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.core.errors import NotFound
-from skyrl_magic.core.ports import VolumeFile
+from skyrl_magic.core.ports import MountedVolume, VolumeFile
+
+#: The version of the volumes that are made here: ``sync`` commits them.
+NEW_VERSION = 2
+#: How alike two names are at least to be taken for one another, for ``difflib``.
+_NEAR = 0.75
+
+
+def mounted_volume(name: str, client: modal.Client) -> tuple[modal.Volume, MountedVolume]:
+    """The volume of this name, for a container; it is made where there is none.
+
+    A version is named only where the volume is made: Modal refuses the one of another version, and the volumes that
+    Modal made without being told one are of version 1.
+
+    Raises:
+        BackendError: it cannot be had.
+    """
+    with mapped(f"volume {name}"):
+        volume = modal.Volume.from_name(name, client=client)
+        is_new, near = False, ""
+        try:
+            volume.hydrate()
+        except modal.exception.NotFoundError:
+            near = _nearest(name, client)
+            with contextlib.suppress(modal.exception.AlreadyExistsError):  # somebody else was faster, with any version
+                modal.Volume.objects.create(name, version=NEW_VERSION, client=client)
+                is_new = True
+            volume = modal.Volume.from_name(name, client=client).hydrate()
+        return volume, MountedVolume(1 if volume._is_v1 else 2, is_new, near if is_new else "")  # noqa: SLF001 no public way
+
+
+def _nearest(name: str, client: modal.Client) -> str:
+    """The volume whose name is nearly this one; empty for none, or where the account does not list them."""
+    with contextlib.suppress(modal.exception.Error):
+        names = [str(volume.name) for volume in modal.Volume.objects.list(client=client)]
+        return next(iter(difflib.get_close_matches(name, names, 1, _NEAR)), "")
+    return ""
 
 
 class ModalVolume:

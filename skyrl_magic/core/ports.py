@@ -22,13 +22,26 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class MountedVolume:
+    """What is known of a volume when a container gets it."""
+
+    version: int
+    """Modal's version of its file system: one of version 1 has no commit on demand (``sync`` commits nothing)."""
+    is_new: bool = False
+    """It was made for this container."""
+    near: str = ""
+    """Of a new one: a volume that was there, and whose name is nearly the same."""
+
+
+@dataclass(frozen=True)
 class SandboxRequest:
     """A container to create."""
 
     name: str
     spec: SessionSpec
     tags: Mapping[str, str]
-    command: Sequence[str]
+    command: Callable[[MountedVolume], Sequence[str]]
+    """What it runs, from what its volume is; called once, when that is known."""
     agent: Path
     """The agent's zipapp on this machine."""
     upload: Upload | None = None

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, RunStopped
-from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest, Upload
+from skyrl_magic.core.ports import Backend, MountedVolume, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.session_tags import session_tags, spec_json
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
@@ -75,37 +75,48 @@ class Creation:
     def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
         spec, name = request.spec, request.place[2]
         tags = session_tags(spec, name, owner(), time.time())
-        config = _supervisor_config(request, self._pricing.of(spec, request.usd_per_hour))
+        price = self._pricing.of(spec, request.usd_per_hour)
+        said: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+
+        def command(volume: MountedVolume) -> Sequence[str]:
+            if volume.is_new:
+                said.put(lambda: progress.note(new_volume_text(spec.volume, volume.near)))
+            return [*contract.AGENT_COMMAND, "supervise", "--config", _supervisor_config(request, price, volume)]
+
         wanted = SandboxRequest(
             name=name,
             spec=spec,
             tags=tags,
-            command=[*contract.AGENT_COMMAND, "supervise", "--config", config],
+            command=command,
             agent=self._build_agent(),
             upload=upload,
         )
-        phases: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        future = self._pool.submit(backend.create, wanted, phases.put)
-        future.add_done_callback(lambda _: phases.put(None))
+        future = self._pool.submit(backend.create, wanted, lambda phase: said.put(lambda: progress.begin(phase)))
+        future.add_done_callback(lambda _: said.put(None))
         try:
-            _follow_phases(phases, progress)
+            _follow(said, progress)
             return future.result()
         except KeyboardInterrupt:
             future.add_done_callback(_abandon)
             raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
 
 
-def _follow_phases(phases: queue.SimpleQueue[str | None], progress: Progress) -> None:
-    """Tell ``progress`` of each phase until None comes."""
+def _follow(said: queue.SimpleQueue[Callable[[], object] | None], progress: Progress) -> None:
+    """Do in this thread what comes, which tells ``progress`` of it, until None comes."""
     while True:
         try:
-            phase = phases.get(timeout=TICK_S)
+            tell = said.get(timeout=TICK_S)
         except queue.Empty:
             progress.tick()
             continue
-        if phase is None:
+        if tell is None:
             return
-        progress.begin(phase)
+        tell()
+
+
+def new_volume_text(name: str, near: str) -> str:
+    """What is said of a volume that was made now; ``near`` is one of nearly the same name."""
+    return f"volume {name} is new" + (f": did you mean {near}? (--volume {near})" if near else "")
 
 
 def _abandon(future: Future[Sandbox]) -> None:
@@ -121,7 +132,7 @@ def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upl
     return Upload(checkout.root, paths, json.dumps(manifest).encode())
 
 
-def _supervisor_config(request: SessionRequest, price: Price | None) -> str:
+def _supervisor_config(request: SessionRequest, price: Price | None, volume: MountedVolume) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
     spec = request.spec
     prices = {} if price is None else {**dataclasses.asdict(price)}
@@ -135,6 +146,7 @@ def _supervisor_config(request: SessionRequest, price: Price | None) -> str:
             "state_dir": contract.STATE_DIR,
             "checkout_dir": contract.CHECKOUT_DIR,
             "volume_dir": contract.VOLUME_DIR,
+            "volume_version": volume.version,
             "volume_link": contract.VOLUME_LINK,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,

@@ -40,6 +40,15 @@ def paths(volume: modal.Volume, path: str = "/", *, recursive: bool = True) -> l
     return [entry.path for entry in volume.listdir(path, recursive=recursive)]
 
 
+def test_a_volume_is_of_version_1_where_none_is_asked_for(modal_client: modal.Client) -> None:
+    name = f"v-{uuid.uuid4().hex[:12]}"
+    modal.Volume.from_name(name, create_if_missing=True, client=modal_client).hydrate()
+    with pytest.raises(InvalidError, match="exists but has version v1, not v2"):
+        modal.Volume.from_name(name, version=2, create_if_missing=True, client=modal_client).hydrate()
+    modal.Volume.from_name(name, version=1, client=modal_client).hydrate()
+    modal.Volume.objects.delete(name, client=modal_client)
+
+
 def test_upload_list_read(volume: modal.Volume) -> None:
     put(volume, {"/a/b.txt": b"hello", "c.bin": b"", "/a/d/e": b"x" * 100})
     assert paths(volume) == ["a", "a/b.txt", "a/d", "a/d/e", "c.bin"]

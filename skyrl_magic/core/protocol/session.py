@@ -123,6 +123,8 @@ class Status(Message):
     """Why the session of this name before it had ended; empty where nothing is known of one."""
     earlier_s: float = 0.0
     """How long before this one's start; 0 where nobody knows."""
+    volume_version: int = 2
+    """Modal's version of the volume's file system; one of version 1 is committed in the background alone."""
 
 
 @frame(90)

@@ -16,8 +16,9 @@ from skyrl_magic.loopback.volumes import Volume, VolumeMeta, VolumeMissingError
 if TYPE_CHECKING:
     from skyrl_magic.loopback.state import ServerState
 
+#: Without a version it is 1, as live accounts showed in 2026-08.
 _VERSIONS = {
-    api_pb2.VOLUME_FS_VERSION_UNSPECIFIED: 2,
+    api_pb2.VOLUME_FS_VERSION_UNSPECIFIED: 1,
     api_pb2.VOLUME_FS_VERSION_V1: 1,
     api_pb2.VOLUME_FS_VERSION_V2: 2,
 }
@@ -47,7 +48,7 @@ class VolumeCalls(Calls):
 
     @unary
     async def VolumeGetOrCreate(self, request: api_pb2.VolumeGetOrCreateRequest) -> api_pb2.VolumeGetOrCreateResponse:
-        """The volume with a name, made where the request says so (version 2 unless it asks for 1)."""
+        """The volume with a name, made where the request says so (version 1 unless it asks for 2)."""
         environment = self.environment(request.environment_name)
         name = request.deployment_name
         volume = self.state.volumes.find(environment, name) if name else None

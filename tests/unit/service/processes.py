@@ -19,7 +19,7 @@ import psutil
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import AlreadyExists, BackendUnavailable, SessionLost
-from skyrl_magic.core.ports import SandboxRequest
+from skyrl_magic.core.ports import MountedVolume, SandboxRequest
 from tests.unit.service.folder_volume import FolderVolume
 
 #: Generous: the machine may be busy. Nothing waits this long when things work.
@@ -63,7 +63,7 @@ class ProcessStream:
 class ProcessSandbox:
     """``core.ports.Sandbox``: a supervisor whose paths of the contract lie in ``folder``."""
 
-    def __init__(self, request: SandboxRequest, folder: Path, volume: Path) -> None:
+    def __init__(self, request: SandboxRequest, folder: Path, volume: Path, mounted: MountedVolume) -> None:
         self.request = request
         self.folder = folder
         self.checkout = folder / "SkyRL"
@@ -76,7 +76,7 @@ class ProcessSandbox:
         }
         self._fill()
         self._log = folder / "supervisor.log"
-        command = self._here(request.command)
+        command = self._here(request.command(mounted))
         command[-1] = self._config(command[-1])
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -168,6 +168,7 @@ class ProcessBackend:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.made: list[ProcessSandbox] = []
+        self.volume_version = 2
         self.before: Callable[[str], object] = lambda _: None
 
     def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
@@ -176,7 +177,9 @@ class ProcessBackend:
             self.before(phase)
         if self.find(request.spec.app, request.name) is not None:
             raise AlreadyExists(f"there is a sandbox {request.name}; choose another name")
-        sandbox = ProcessSandbox(request, self._folder / f"c{len(self.made)}", self._volume_folder(request.spec.volume))
+        volume = self._volume_folder(request.spec.volume)
+        mounted = MountedVolume(self.volume_version, is_new=not volume.exists())
+        sandbox = ProcessSandbox(request, self._folder / f"c{len(self.made)}", volume, mounted)
         self.made.append(sandbox)
         return sandbox
 

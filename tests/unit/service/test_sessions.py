@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from skyrl_magic.core.errors import (
     SessionError,
     SessionLost,
 )
-from skyrl_magic.core.ports import ByteStream, SandboxRequest
+from skyrl_magic.core.ports import ByteStream, MountedVolume, SandboxRequest
 from skyrl_magic.service import session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.creation import new_volume_text
 from skyrl_magic.service.session_request import SessionRequest, asker, owner
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import Lost
@@ -212,6 +214,27 @@ def test_a_name_is_free_when_its_session_has_ended(world: World) -> None:
     assert world.run(second, "echo x")[1].text() == "x\n"
 
 
+def test_a_new_volume_is_said_once(world: World, other: SessionService) -> None:
+    first, second, third = Recorder(), Recorder(), Recorder()
+    world.service.ensure(named(world.request(volume="skyrl-dta"), "one"), first)
+    other.ensure(named(world.request(volume="skyrl-dta"), "one"), second)
+    other.ensure(named(world.request(volume="skyrl-dta"), "two"), third)
+    assert (first.notes, second.notes, third.notes) == (["volume skyrl-dta is new"], [], [])
+
+
+def test_of_a_new_volume_the_nearest_name_is_said() -> None:
+    assert new_volume_text("skyrl-dta", "skyrl-data") == (
+        "volume skyrl-dta is new: did you mean skyrl-data? (--volume skyrl-data)"
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_version_of_the_volume_is_known_to_all(world: World, other: SessionService, version: int) -> None:
+    world.backend.volume_version = version
+    assert world.start().status.volume_version == version
+    assert other.ensure(world.request(), Recorder())[0].status.volume_version == version
+
+
 def test_who_loses_the_name_joins_the_winner(world: World, other: SessionService) -> None:
     request = named(world.request(), "race")
 
@@ -297,7 +320,7 @@ def test_a_container_whose_agent_dies_at_once_is_not_left(world: World) -> None:
 
     def broken(wanted: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
         command = ["python3", "-c", "raise SystemExit('no disk')", "{}"]
-        return made(dataclasses.replace(wanted, command=command), on_phase)
+        return made(dataclasses.replace(wanted, command=lambda _: command), on_phase)
 
     world.backend.create = broken  # type: ignore[method-assign,assignment]
     with pytest.raises(SessionLost, match="did not come up: the container has ended: exit code 1: no disk"):
@@ -468,5 +491,6 @@ def test_the_owner_is_a_user_on_a_machine() -> None:
 
 
 def test_the_supervisor_is_told_the_contract(world: World) -> None:
-    command = sandbox_of(world.start()).request.command
+    command = sandbox_of(world.start()).request.command(MountedVolume(1))
     assert command[:4] == [*contract.AGENT_COMMAND, "supervise"]
+    assert json.loads(command[5])["volume_version"] == 1

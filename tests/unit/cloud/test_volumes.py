@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import modal
+import pytest
+
+from skyrl_magic.cloud import volumes
+from skyrl_magic.cloud.volumes import mounted_volume
+from skyrl_magic.core.errors import BackendError
+from skyrl_magic.core.ports import MountedVolume
+
+
+@pytest.fixture
+def name(modal_client: modal.Client) -> Iterator[str]:
+    """A name of no volume; what is made under it goes with the test."""
+    name = f"volume-{uuid.uuid4().hex}"
+    yield name
+    modal.Volume.objects.delete(name, allow_missing=True, client=modal_client)
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+def test_a_volume_that_is_there_is_taken_as_it_is(modal_client: modal.Client, name: str, version: int | None) -> None:
+    modal.Volume.objects.create(name, version=version, client=modal_client)
+    volume, mounted = mounted_volume(name, modal_client)
+    assert mounted == MountedVolume(version or 1)
+    assert volume.object_id == modal.Volume.from_name(name, client=modal_client).hydrate().object_id
+
+
+def test_a_new_volume_is_of_version_2(modal_client: modal.Client, name: str) -> None:
+    assert mounted_volume(name, modal_client)[1] == MountedVolume(2, is_new=True)
+    assert mounted_volume(name, modal_client)[1] == MountedVolume(2)
+
+
+def test_a_new_volume_names_the_nearest(modal_client: modal.Client, name: str) -> None:
+    modal.Volume.objects.create(name, client=modal_client)
+    wrong = name[:-3] + name[-2:]
+    try:
+        assert mounted_volume(wrong, modal_client)[1] == MountedVolume(2, is_new=True, near=name)
+    finally:
+        modal.Volume.objects.delete(wrong, client=modal_client)
+
+
+def test_who_is_second_takes_what_the_first_has_made(
+    modal_client: modal.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(name: str, client: modal.Client) -> str:
+        modal.Volume.objects.create(name, client=client)
+        return name
+
+    monkeypatch.setattr(volumes, "_nearest", meanwhile)
+    assert mounted_volume(name, modal_client)[1] == MountedVolume(1)
+
+
+def test_a_name_that_cannot_be_is_refused(modal_client: modal.Client) -> None:
+    with pytest.raises(BackendError, match="volume a/b: Invalid Volume name"):
+        mounted_volume("a/b", modal_client)
