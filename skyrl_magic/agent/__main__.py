@@ -61,11 +61,12 @@ def _refuse(line: str) -> int:
 
 def _supervise(config: Config) -> int:
     """Ray begins before the rest is read: everything else is done while it starts."""
-    from skyrl_magic.agent import paths, procs
+    from skyrl_magic.agent import paths, procs, results
     from skyrl_magic.agent.ray_start import RayStart
 
     procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
     paths.make_state_dir(config.state)
+    results.keep(config)  # before Ray, whose workers have the environment that it was started with
     ray = RayStart(config.state / paths.RAY_LOG, paths.package_folders(Path(config.checkout_dir)))
     if config.ray:
         ray.start()

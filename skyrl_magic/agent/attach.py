@@ -57,6 +57,7 @@ class Attach:
         self, state_dir: Path, supervisor: socket.socket, stdio: Tuple[int, int], ping_timeout_s: float
     ) -> None:
         config = Config.from_json((state_dir / paths.SESSION_FILE).read_text(encoding="utf-8"))
+        self._config = config
         self._state_dir = state_dir
         self._ping_timeout_s = ping_timeout_s
         self._checkout = Checkout(Path(config.checkout_dir), state_dir)
@@ -81,6 +82,7 @@ class Attach:
             protocol.PutBlob: self._put_blob,
             protocol.ReadBlob: self._read_blob,
             protocol.DropBlob: lambda message: self._blobs.drop(message.name),
+            protocol.FindUnkept: self._find_unkept,
         }
         self._client = Channel(self._selector, stdio[0], stdio[1], self._from_client, self._client_gone)
         self._client.gathers = True
@@ -212,6 +214,17 @@ class Attach:
     def _read_blob(self, request: protocol.ReadBlob) -> None:
         self._used()
         self._readers.append(BlobReader(request, self._blobs.path(request.name), self._client))
+
+    def _find_unkept(self, request: protocol.FindUnkept) -> None:
+        from skyrl_magic.agent.unkept import find_unkept  # at the session's end alone
+
+        config = self._config
+        checkout = Path(config.checkout_dir)
+        roots = [checkout, *([Path(config.home_dir)] if config.home_dir else [])]
+        apart = [Path(path) for path in (config.volume_dir, config.volume_link) if path]
+        since = (self._state_dir / paths.SESSION_FILE).stat().st_mtime
+        found = find_unkept(roots, apart, self._checkout.sizes(), since)
+        self._client.send(protocol.Unkept(request.request, [[path, size_bytes] for path, size_bytes in found]))
 
     def _used(self) -> None:
         now = time.monotonic()

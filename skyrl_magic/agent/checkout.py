@@ -65,6 +65,11 @@ class Checkout:
         if generation not in (-1, now):
             raise CheckoutRefusal(STALE, f"the checkout is at generation {now} by now")
 
+    def sizes(self) -> Dict[str, int]:
+        """The files that clients have sent, by absolute path, with their bytes."""
+        files = load_baseline(self._file)[1]
+        return {f"{self._root}/{path}": entry[-1] for path, entry in files.items() if entry[0] == FILE}
+
     def _read(self) -> Tuple[int, bytes]:
         info = self._file.stat()
         stamp = (info.st_ino, info.st_mtime_ns)

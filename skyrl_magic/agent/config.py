@@ -17,6 +17,8 @@ class Config:
     """The agent's state: journals, run records, sockets. On the container's own disk."""
     checkout_dir: str
     volume_dir: str
+    home_dir: str = ""
+    """Where results may be written that end with the container; empty for nowhere."""
     volume_link: str = ""
     """A second path under which the volume is known; empty for none."""
     train_subdir: str = ""
@@ -42,6 +44,10 @@ class Config:
     keep_runs_days: float = 14.0
     keep_runs_gb: float = 2.0
     """How long the runs' logs are kept on the volume, and how much of them in all."""
+    keep_results: bool = False
+    """What environment variables place, and :attr:`infra_log_dir`, go to the volume."""
+    infra_log_dir: str = ""
+    """Where SkyRL writes the logs of vLLM and its workers; empty where that is not known."""
     about: Dict[str, str] = dataclasses.field(default_factory=dict)
     """What the catalog of its runs says of the session: app, owner, backend, gpu."""
     ray: bool = True

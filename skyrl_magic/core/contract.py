@@ -9,6 +9,10 @@ TRAIN_SUBDIR = "skyrl-train"
 #: The persistent volume, and the second path under which SkyRL's documents know it.
 VOLUME_DIR = "/root/data"
 VOLUME_LINK = "/home/ray/data"
+#: The home folder of every process, which ends with the container.
+CONTAINER_HOME = "/root"
+#: Where SkyRL writes the logs of vLLM and its workers when nothing says otherwise (``trainer.log_path``, read 2026-12).
+INFRA_LOG_DIR = "/tmp/skyrl-logs"  # noqa: S108  (a path in the container)
 #: The agent's zipapp, how it is run, and the manifest of the checkout that was mounted with it.
 AGENT_PATH = "/opt/skyrl_magic/agent.pyz"
 #: Isolated, so that nothing of ours meets the user's Python, and without site-packages: what ``.pth`` files import

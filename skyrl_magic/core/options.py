@@ -75,6 +75,7 @@ class Given:
     help: bool | None = None
     keep_runs_days: float | None = None
     keep_runs_gb: float | None = None
+    keep_results: bool | None = None
 
     def has_spec(self) -> bool:
         """Whether any option of the session's spec was given."""
@@ -149,7 +150,10 @@ OPTIONS: tuple[Option, ...] = (
 SETTINGS: tuple[Option, ...] = (
     Option("--keep-runs-days", "keep_runs_days", LIVE, "days that runs stay on the volume", "DAYS", values.amount),
     Option("--keep-runs-gb", "keep_runs_gb", LIVE, "GB of runs that stay on the volume", "GB", values.amount),
+    Option("--keep-results", "keep_results", LIVE, "results that variables place go to the volume"),
 )
+#: Switches whose setting can say no where the default is yes.
+_TRUTHS = ("--ray", "--keep-results")
 BY_FLAG: Mapping[str, Option] = {name: o for o in OPTIONS for name in (o.flag, o.short) if name}
 # Patterns are texts, compiled when first used (``re`` keeps them): ``%load_ext`` need not wait for that.
 #: A word as bash cuts them, quotes and all; one whose quote does not close goes on to the end.
@@ -318,7 +322,7 @@ def setting(name: str, value: object) -> tuple[str, Any]:
     if option.metavar is None:
         if not isinstance(value, bool):
             raise OptionError(f"{name} = {value!r}: give true or false")
-        return option.field, value if flag == "--ray" else (option.constant if value else None)
+        return option.field, value if flag in _TRUTHS else (option.constant if value else None)
     if option.repeats:
         items = value if isinstance(value, (list, tuple)) else [value]
         return option.field, tuple(option.read(option.flag, str(item)) for item in items)

@@ -100,11 +100,13 @@ def _text(value: object) -> str:
 
 @dataclass(frozen=True)
 class KeepRuns:
-    """How long the logs of a session's runs stay on the volume, and how much of all runs' there."""
+    """What of a session's runs stays on the volume: for how long their logs, how much of all runs', and results."""
 
     days: float = 14.0
     gb: float = 2.0
     """In 1e9 bytes."""
+    results: bool = True
+    """What environment variables place (TensorBoard's files), and SkyRL's logs of workers, goes to the volume."""
 
 
 DEFAULT_KEEP = KeepRuns()
@@ -122,6 +124,8 @@ class RunRules:
     """How long a run gets after SIGINT, and after SIGTERM, before the next signal."""
     max_runs: int = 16
     """How many runs may go on in a session when another one is started."""
+    keep_results: bool = True
+    """As in :class:`KeepRuns`: what the sessions of this notebook keep without being told."""
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             "volume_dir": contract.VOLUME_DIR,
             "volume_version": volume.version,
             "volume_link": contract.VOLUME_LINK,
+            "home_dir": contract.CONTAINER_HOME,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
             "timeout_s": spec.timeout_s,
@@ -155,6 +156,8 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             "max_usd": request.max_usd or 0.0,
             "keep_runs_days": request.keep.days,
             "keep_runs_gb": request.keep.gb,
+            "keep_results": request.keep.results,
+            "infra_log_dir": contract.INFRA_LOG_DIR,
             "ray": spec.ray,
         }
     )

@@ -187,8 +187,14 @@ class SessionService:
             raise SessionError(f"sessions {name} run in several apps, {apps}: %config SkyRLMagic.app chooses one")
         return places[0]
 
-    def stop(self, backend: str, app: str, name: str) -> None:
+    def stop(self, backend: str, app: str, name: str, before_end: Callable[[Session], object] = lambda _: None) -> None:
         """Stop the session: its runs end, the volume is committed, the container is gone on return.
+
+        Args:
+            backend: where it is, with ``app`` and ``name``.
+            app: see ``backend``.
+            name: see ``backend``.
+            before_end: gets the session, open, while everything is still there.
 
         Raises:
             NotFound: the app has no session of this name.
@@ -203,6 +209,7 @@ class SessionService:
             session = own_session(name, sandbox, backend)
         try:
             session.open()
+            before_end(session)
             session.channel.request(lambda n: protocol.StopSession(n, asker()), protocol.Done, timeout_s=15.0)
             session.channel.gone.wait(STOP_TIMEOUT_S)  # it ends by itself, with its last commit
         except SessionError:

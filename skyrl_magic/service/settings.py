@@ -148,7 +148,11 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
 
 
 def _keep(given: Given) -> KeepRuns:
-    return KeepRuns(given.keep_runs_days or DEFAULT_KEEP.days, given.keep_runs_gb or DEFAULT_KEEP.gb)
+    return KeepRuns(
+        given.keep_runs_days or DEFAULT_KEEP.days,
+        given.keep_runs_gb or DEFAULT_KEEP.gb,
+        results=given.keep_results is not False,
+    )
 
 
 def _checkout(repo: str | None, folder: Path) -> Checkout | None:

@@ -23,6 +23,7 @@ T = TypeVar("T")
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
     "idle_timeout", "max_usd", "usd_per_hour", "keep_runs_days", "keep_runs_gb",
+    "keep_results",
 )  # fmt: skip
 
 
@@ -50,6 +51,10 @@ class Settings(Magics):
     usd_per_hour = _trait("what an hour of the container costs you, where your rate is another than Modal's")
     keep_runs_days = _trait("how many days the logs of runs stay on the volume (14), for sessions started from now on")
     keep_runs_gb = _trait("how many GB of runs' logs stay on the volume (2), for sessions started from now on")
+    keep_results = _trait(
+        "whether results that environment variables place (TensorBoard, MLflow, SwanLab) and SkyRL's logs of vLLM and "
+        "workers go to the volume (True), for sessions started from now on"
+    )
 
     on_interrupt = Enum(
         ("stop", "detach"), "stop", help="what Stop does to a cell's run: stop it, or detach, that is stop watching it"
@@ -124,6 +129,7 @@ class Settings(Magics):
             stop_on_exit=self.on_kernel_exit == "stop",
             grace_s=self.grace,
             max_runs=self.max_runs,
+            keep_results=self.keep_results is not False,
         )
 
     def assign(self, given: Given) -> None:
@@ -164,5 +170,6 @@ def as_settings(given: Given) -> dict[str, object]:
         "usd_per_hour": given.usd_per_hour,
         "keep_runs_days": given.keep_runs_days,
         "keep_runs_gb": given.keep_runs_gb,
+        "keep_results": given.keep_results,
     }
     return {name: value for name, value in values.items() if value is not None}

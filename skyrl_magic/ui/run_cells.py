@@ -11,6 +11,7 @@ from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
 from skyrl_magic.service.find_run import ENDED, Found
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.results import lost_text
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.stop import end_for_good
@@ -55,6 +56,7 @@ class RunCells:
             def begin(session: Session) -> Watch:
                 sink.joined(session, request, keeps_value=variables.value)
                 variables.send(session, request.uv)
+                self._note_lost(session, request)
                 return self._runs.start(session, request, run_id, sink, interrupts)
 
             try:
@@ -83,6 +85,7 @@ class RunCells:
 
         def begin(session: Session) -> RunHandle:
             variables.send(session, request.uv)
+            self._note_lost(session, request)
             handle = RunHandle(run_id, session, request, self._runs, assign)
             handle.background.start(run_id)
             return handle
@@ -147,6 +150,12 @@ class RunCells:
         return self._runs.await_end(session, run.run_id, patience_s)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _note_lost(self, session: Session, request: RunRequest) -> None:
+        """Say which results of a training would end with its container."""
+        text = lost_text(session, request, keep_results=request.rules.keep_results)
+        if text:
+            note(text)
 
     def _begun(self, run_id: str, get_session: GetSession, begin: Callable[[Session], T]) -> tuple[Session, T]:
         """A run's session, and what ``begin`` made of it. One that ended since the last cell is started again."""

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 
 from skyrl_magic.core.errors import BackendError, NotFound, OptionError, SkyRLMagicError
 from skyrl_magic.core.options import unknown_flag
+from skyrl_magic.service.results import unkept_text
+from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
-from skyrl_magic.ui.tables import Table, checkout_text, duration_text
+from skyrl_magic.ui.tables import Table, checkout_text, duration_text, size_text
 
 ALL = "--all"
 
@@ -75,7 +77,7 @@ class Running:
         stopped = []
         for name in names or (here[2],):
             stopped.append(self._sessions.locate(here[0], here[1], name) if names else here)
-            self._sessions.stop(*stopped[-1])
+            self._sessions.stop(*stopped[-1], _note_unkept)
             note(f"session {name} is stopped")
         return stopped
 
@@ -105,7 +107,7 @@ class Running:
                 errors.append(error)
         for place in places:
             try:
-                self._sessions.stop(*place)
+                self._sessions.stop(*place, _note_unkept)
             except NotFound:  # it ended meanwhile
                 continue
             except SkyRLMagicError as error:
@@ -117,3 +119,10 @@ class Running:
         if not places:
             note("no session was running")
         return places
+
+
+def _note_unkept(session: Session) -> None:
+    """Say what ends with a session: its container is still there when the line comes."""
+    text = unkept_text(session, size_text)
+    if text:
+        note(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from typing import Any
+from typing import Any, List
 
 from skyrl_magic.core.protocol.codec import MAX_FRAME_BYTES, Message, ProtocolError, frame
 
@@ -93,6 +93,23 @@ class DropBlob(Message):
     """Remove a file that this client has put; has no answer."""
 
     name: str = ""
+
+
+@frame(30)
+@dataclasses.dataclass(frozen=True)
+class FindUnkept(Message):
+    """Ask what the session has written that ends with its container. Answered by :class:`Unkept`."""
+
+    request: int = 0
+
+
+@frame(94)
+@dataclasses.dataclass(frozen=True)
+class Unkept(Message):
+    """Answer to :class:`FindUnkept`: folders and files outside the volume, the largest first, ``[path, bytes]``."""
+
+    request: int = 0
+    found: List[List[Any]] = dataclasses.field(default_factory=list)
 
 
 def pack_json(value: Any) -> bytes:

@@ -155,6 +155,8 @@ class ProcessSandbox:
             "checkout_dir": str(self.checkout),
             "volume_dir": str(self.volume),
             "volume_link": str(self.folder / "home" / "data"),
+            "home_dir": str(self.folder / "home"),
+            "infra_log_dir": str(self.folder / "tmp" / "skyrl-logs"),
             "manifest_path": str(self.folder / "checkout.json"),
         }
         return json.dumps(config)

@@ -31,6 +31,7 @@ ALL = Given(
     max_usd=12.5,
     usd_per_hour=0.8,
     keep_runs_days=3.5,
+    keep_results=True,
     keep_runs_gb=0.25,
 )
 

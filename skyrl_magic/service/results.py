@@ -1,0 +1,85 @@
+"""Results that would end with the container: said before a training starts, and when its session is stopped."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from skyrl_magic.core import contract, protocol
+from skyrl_magic.core.errors import SessionError
+from skyrl_magic.core.lost_results import lost_results
+from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.checkout import Checkout
+from skyrl_magic.service.session import Session
+
+#: A script is read so far; longer ones are data. In bytes.
+_SCRIPT_BYTES = 64 * 1024
+#: How long a session may take to look for what it has written, in seconds (``agent.unkept`` takes 2 s at most).
+_LOOK_TIMEOUT_S = 5.0
+
+
+def lost_text(session: Session, request: RunRequest, *, keep_results: bool) -> str:
+    """One line about the results of a shell cell's training that do not go to the volume; empty where they do.
+
+    Args:
+        session: where it will run.
+        request: the cell.
+        keep_results: the user wants what can be kept to be kept.
+    """
+    if request.kind != protocol.SHELL:
+        return ""
+    checkout = session.sync.reader.checkout if session.sync is not None else None
+    read = _reader(checkout, request.workdir) if checkout is not None else (lambda _: None)
+    found = lost_results(request.cell, read, dict(request.env), logs_kept=keep_results)
+    if not found:
+        return ""
+    places = ", ".join(f"{lost.what} go to {lost.place}" for lost in found)
+    return f"{places}: not on the volume, gone with the container; add {' '.join(lost.instead for lost in found)}"
+
+
+def unkept_text(session: Session, size_text: Callable[[int], str]) -> str:
+    """One line about what a session has written that ends with it; empty where that is little, or nobody can say.
+
+    Args:
+        session: open, and about to be stopped.
+        size_text: writes bytes for people.
+    """
+    try:
+        answer = session.channel.request(protocol.FindUnkept, protocol.Unkept, timeout_s=_LOOK_TIMEOUT_S)
+    except SessionError:  # an agent of an earlier version, or one that does not answer: the stop goes on
+        return ""
+    found = [(str(item[0]), int(item[1])) for item in answer.found if len(item) == len(("path", "bytes"))]
+    if not found:
+        return ""
+    places = ", ".join(f"{_printable(path)} ({size_text(size_bytes)})" for path, size_bytes in found)
+    how = f"`cp -r {_printable(found[0][0])} {contract.VOLUME_DIR}/` in a cell before the stop keeps it"
+    return f"session {session.name} had written {places}: not on the volume, gone with the container; {how}"
+
+
+def _printable(path: str) -> str:
+    return "".join(character if character.isprintable() else "�" for character in path)
+
+
+def _reader(checkout: Checkout, workdir: str) -> Callable[[str], str | None]:
+    """Reads scripts of the checkout, by the path that a command in the container would use."""
+
+    def read(path: str) -> str | None:
+        there = PurePosixPath(checkout.workdir) / workdir / path
+        try:
+            below = there.relative_to(contract.CHECKOUT_DIR)
+            return _read(checkout.root, below)
+        # RuntimeError: links in a circle, up to Python 3.12. Nothing is known of what lies elsewhere.
+        except (ValueError, OSError, RuntimeError):
+            return None
+
+    return read
+
+
+def _read(root: Path, below: PurePosixPath) -> str | None:
+    """The beginning of a regular file that lies below ``root``, whatever links a stranger has put there."""
+    path = (root / below).resolve(strict=True)
+    if not path.is_relative_to(root.resolve()) or not stat.S_ISREG(path.stat().st_mode):
+        return None
+    with path.open("rb") as file:
+        return file.read(_SCRIPT_BYTES).decode("utf-8", "replace")
