@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from grpclib import GRPCError, Status
 
@@ -21,6 +23,20 @@ def _encode(data: bytes) -> str:
 
 def _decode(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _payload(token: str) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(_decode(token.split(".")[1]))
+    return payload
+
+
+@dataclasses.dataclass(frozen=True)
+class Grant:
+    """What the token of a router call opens."""
+
+    task_id: str
+    expires_at: float
+    """Unix time in seconds."""
 
 
 class Auth:
@@ -52,11 +68,11 @@ class Auth:
         signed, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(signed).encode()):
             return None
-        payload = json.loads(_decode(signed.split(".")[1]))
+        payload = _payload(token)
         return str(payload["sub"]) if payload["exp"] > time.time() else None
 
-    def router_task(self, metadata: Mapping[str, object]) -> str:
-        """The task id that a router call may act on.
+    def router_grant(self, metadata: Mapping[str, object]) -> Grant:
+        """What a router call may act on, and until when.
 
         Raises:
             GRPCError: UNAUTHENTICATED, the bearer token is missing, forged or has expired.
@@ -65,7 +81,7 @@ class Auth:
         subject = self.subject(token) if scheme == "Bearer" else None
         if subject is None or not subject.startswith("ta-"):
             raise GRPCError(Status.UNAUTHENTICATED, "the router token is missing, wrong or has expired")
-        return subject
+        return Grant(subject, float(_payload(token)["exp"]))
 
     def _sign(self, text: str) -> str:
         return _encode(hmac.new(self._key, text.encode(), hashlib.sha256).digest())

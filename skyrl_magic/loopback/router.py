@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Any
+import time
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from grpclib import GRPCError, Status
 from grpclib.server import Stream
+from modal_proto import api_pb2
 from modal_proto import task_command_router_pb2 as router_pb2
 from modal_proto.task_command_router_grpc import TaskCommandRouterBase
 
+from skyrl_magic.loopback.answers import FINISHED, NOT_FOUND, UNAVAILABLE
+from skyrl_magic.loopback.auth import Grant
 from skyrl_magic.loopback.control.calls import partly, unary, unimplemented
 from skyrl_magic.loopback.control.environment import secret_env
+from skyrl_magic.loopback.control.refusals import check_arguments
+from skyrl_magic.loopback.control.results import result_of
 from skyrl_magic.loopback.control.stdin import stdin_errors
 from skyrl_magic.loopback.runtime.exec import ExecProcess, ExecRequest, Terminal
 from skyrl_magic.loopback.runtime.link import KeeperLostError, KeeperRefusedError
@@ -20,10 +27,18 @@ from skyrl_magic.loopback.runtime.output import OffsetGoneError, PipeReader
 from skyrl_magic.loopback.runtime.sandbox import Sandbox
 from skyrl_magic.loopback.state import ServerState
 
+T = TypeVar("T")
+
 #: How long one call may wait for a command's end, in seconds: the client gives up after 60 and asks again.
 WAIT_S = 50.0
-#: The task that the token of the request at hand is for; the server sets it before the method is called.
-AUTHORIZED_TASK: contextvars.ContextVar[str] = contextvars.ContextVar("authorized_task")
+#: What the token of the request at hand opens; the server sets it before the method is called.
+GRANT: contextvars.ContextVar[Grant] = contextvars.ContextVar("grant")
+#: How Modal answers an exec in a sandbox that has ended, by the names that ``answers.Answers.dead_exec`` takes.
+_DEAD = {
+    NOT_FOUND: (Status.NOT_FOUND, "container ID {task_id} not found"),
+    FINISHED: (Status.FAILED_PRECONDITION, "Task has already finished with status {status}"),
+    UNAVAILABLE: (Status.NOT_FOUND, "The Sandbox is unavailable. This Sandbox may have already shut down."),
+}
 
 
 class RouterCalls:
@@ -34,7 +49,7 @@ class RouterCalls:
         self._stdin_streams: dict[str, asyncio.Task[None]] = {}
 
     def _sandbox(self, task_id: str) -> Sandbox:
-        if task_id != AUTHORIZED_TASK.get():
+        if task_id != GRANT.get().task_id:
             raise GRPCError(Status.PERMISSION_DENIED, f"the router token is not one for task {task_id}")
         sandbox = self.state.sandboxes.by_task(task_id)
         if sandbox is None:
@@ -54,14 +69,23 @@ class RouterCalls:
         sandbox = self._sandbox(request.task_id)
         if request.container_id:
             raise GRPCError(Status.UNIMPLEMENTED, "sidecar containers are not implemented by skyrl_magic.loopback")
+        check_arguments(request.command_args)
         await sandbox.begun.wait()
         try:
             sandbox.start_exec(request.exec_id, self._exec_request(sandbox, request))
-        except KeeperLostError as error:
-            raise GRPCError(Status.NOT_FOUND, str(error)) from None
+        except KeeperLostError:
+            raise self._dead(sandbox) from None
         except OSError as error:
+            if not sandbox.is_alive:
+                raise self._dead(sandbox) from None
             raise GRPCError(Status.INTERNAL, f"the command could not be started: {error}") from None
         return router_pb2.TaskExecStartResponse()
+
+    def _dead(self, sandbox: Sandbox) -> GRPCError:
+        status, text = _DEAD[self.state.answers.now().dead_exec]
+        result = result_of(sandbox)
+        name = "UNKNOWN" if result is None else api_pb2.GenericResult.GenericStatus.Name(result.status)
+        return GRPCError(status, text.format(task_id=sandbox.meta.task_id, status=name))
 
     def _exec_request(self, sandbox: Sandbox, request: router_pb2.TaskExecStartRequest) -> ExecRequest:
         env = {**sandbox.env, **secret_env(self.state, request.secret_ids, request.secret_sources), **request.env}
@@ -85,7 +109,7 @@ class RouterCalls:
         is_stdout = request.file_descriptor == router_pb2.TASK_EXEC_STDIO_FILE_DESCRIPTOR_STDOUT
         reader = process.stdout if is_stdout else process.stderr
         if reader is not None:
-            await _send_output(stream, reader, request.offset)
+            await _while_granted(_send_output(stream, reader, request.offset))
 
     @unary
     async def TaskExecStdinWrite(
@@ -107,7 +131,7 @@ class RouterCalls:
         task = asyncio.create_task(_receive_stdin(stream, process, start.offset))
         self._stdin_streams[start.exec_id] = task
         try:
-            await asyncio.wait({task})
+            await _while_granted(asyncio.wait({task}))
             if task.cancelled():
                 raise GRPCError(Status.ABORTED, "another stream writes this command's stdin")
             task.result()
@@ -176,10 +200,7 @@ class RouterCalls:
         request = await _first(stream)
         sandbox = self._sandbox(request.task_id)
         is_stdout = request.file_descriptor == router_pb2.SANDBOX_STDIO_FILE_DESCRIPTOR_STDOUT
-        offset = request.offset
-        while data := await sandbox.read_output("stdout" if is_stdout else "stderr", offset):
-            await stream.send_message(router_pb2.SandboxStdioReadV2Response(data=data, starting_offset=offset))
-            offset += len(data)
+        await _while_granted(_send_main_output(stream, sandbox, "stdout" if is_stdout else "stderr", request.offset))
 
     @unary
     async def SandboxStdinWriteV2(
@@ -226,6 +247,23 @@ def _terminal(request: router_pb2.TaskExecStartRequest) -> Terminal | None:
     env = {"TERM": info.env_term, "COLORTERM": info.env_colorterm, "TERM_PROGRAM": info.env_term_program}
     given = {name: value for name, value in env.items() if value}
     return Terminal(info.winsz_rows or 24, info.winsz_cols or 80, {"TERM": "xterm", **given})
+
+
+async def _while_granted(work: Awaitable[T]) -> T:
+    """Do the work of a stream for as long as its token is good. Raises GRPCError (UNAUTHENTICATED)."""
+    try:
+        return await asyncio.wait_for(work, GRANT.get().expires_at - time.time())
+    except asyncio.TimeoutError:
+        raise GRPCError(Status.UNAUTHENTICATED, "the router token has expired") from None
+
+
+async def _send_main_output(
+    stream: Stream[Any, router_pb2.SandboxStdioReadV2Response], sandbox: Sandbox, name: str, at: int
+) -> None:
+    offset = at
+    while data := await sandbox.read_output(name, offset):
+        await stream.send_message(router_pb2.SandboxStdioReadV2Response(data=data, starting_offset=offset))
+        offset += len(data)
 
 
 async def _send_output(stream: Stream[Any, router_pb2.TaskExecStdioReadResponse], reader: PipeReader, at: int) -> None:

@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import RecvRequest, listen
 from grpclib.server import Server
 from modal_proto.api_grpc import ModalClientBase
@@ -28,16 +29,19 @@ from skyrl_magic.loopback.control.mounts import MountCalls
 from skyrl_magic.loopback.control.sandboxes import SandboxCalls
 from skyrl_magic.loopback.control.secrets import SecretCalls
 from skyrl_magic.loopback.control.tasks import TaskCalls
+from skyrl_magic.loopback.control.throttle import DetailsCodec, come_back
 from skyrl_magic.loopback.control.volume_files import VolumeFileCalls
 from skyrl_magic.loopback.control.volumes import VolumeCalls
 from skyrl_magic.loopback.daemon import END_EVERYTHING, HOST
 from skyrl_magic.loopback.documents import now, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
-from skyrl_magic.loopback.router import AUTHORIZED_TASK, CommandRouter
+from skyrl_magic.loopback.router import GRANT, CommandRouter
 from skyrl_magic.loopback.state import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from grpclib._typing import IServable
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +97,8 @@ class LoopbackServer:
         self._previous_ports: tuple[int, int] = (previous.get("port", 0), previous.get("blob_port", 0))
         self._stopped = asyncio.Event()
         self._end_sandboxes = False
-        self._grpc = Server([control_servicer(self.state), CommandRouter(self.state)])
+        servicers: list[IServable] = [control_servicer(self.state), CommandRouter(self.state)]
+        self._grpc = Server(servicers, codec=ProtoCodec(), status_details_codec=DetailsCodec())
         self._blob_runner = web.AppRunner(BlobEndpoint(self.state).application(), access_log=None)
         listen(self._grpc, RecvRequest, self._on_request)
 
@@ -101,8 +106,11 @@ class LoopbackServer:
         self.state.activity.touch()
         if event.method_name.startswith(_CONTROL_PREFIX):
             self.state.auth.check_client(event.metadata)
+            answers = self.state.answers.now()
+            if event.method_name.removeprefix(_CONTROL_PREFIX) in answers.throttled:
+                raise come_back("too many requests", answers.retry_after_s)
         else:
-            AUTHORIZED_TASK.set(self.state.auth.router_task(event.metadata))
+            GRANT.set(self.state.auth.router_grant(event.metadata))
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Listen, write the address, call ``on_ready``; return after a signal, or when nobody uses the server."""

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from skyrl_magic.loopback.answers import AnswerFile
 from skyrl_magic.loopback.auth import Auth
 from skyrl_magic.loopback.blobs import BlobStore
 from skyrl_magic.loopback.documents import Table, new_id
@@ -155,6 +156,7 @@ class ServerState:
         self.layout = layout
         self.auth = auth
         self.activity = Activity()
+        self.answers = AnswerFile(layout.root)
         self.blobs = BlobStore(layout.blobs)
         self.volumes = VolumeStore(layout.root)
         self.mounts = MountStore(layout.root / "mounts")

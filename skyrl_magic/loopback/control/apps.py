@@ -9,6 +9,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from skyrl_magic.loopback.control.calls import Calls, not_found, partly, unary
+from skyrl_magic.loopback.control.refusals import check_name
 from skyrl_magic.loopback.documents import new_id, now
 from skyrl_magic.loopback.objects import App
 from skyrl_magic.loopback.state import UnknownObjectError
@@ -53,6 +54,7 @@ class AppCalls(Calls):
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise not_found("App", request.app_name)
+            check_name("App", request.app_name)
             app = self._new(request.environment_name, api_pb2.APP_STATE_DEPLOYED, name=request.app_name)
         elif request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
             raise GRPCError(Status.ALREADY_EXISTS, f"App '{app.name}' exists already")

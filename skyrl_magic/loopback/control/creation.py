@@ -9,6 +9,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from skyrl_magic.loopback.control.environment import secret_env
+from skyrl_magic.loopback.control.refusals import check_sandbox
 from skyrl_magic.loopback.objects import Image
 from skyrl_magic.loopback.runtime.host import HostError
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
@@ -54,6 +55,7 @@ def _request(
     state: ServerState, request: Any, version: int, secret_sources: Iterable[api_pb2.SecretSource]
 ) -> SandboxRequest:
     definition: api_pb2.Sandbox = request.definition
+    check_sandbox(definition)
     _refuse_missing_features(definition)
     image = _image(state, definition.image_id)
     pretended = state.pretend.image(image.tag)

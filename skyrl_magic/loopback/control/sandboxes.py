@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from skyrl_magic.loopback.control.creation import checked_tags, create
 from skyrl_magic.loopback.control.results import result_of
 from skyrl_magic.loopback.control.stdin import stdin_errors
 from skyrl_magic.loopback.control.tasks import END_WAIT_S, task_info
+from skyrl_magic.loopback.control.throttle import CreationRate
 from skyrl_magic.loopback.runtime.sandbox import V1, V2, Sandbox
 from skyrl_magic.loopback.state import ServerState
 
@@ -58,6 +60,7 @@ class SandboxCalls(Calls):
         super().__init__(state)
         self._stdin_index: dict[str, int] = {}
         self._creations: dict[str, asyncio.Task[Sandbox]] = {}
+        self._rate = CreationRate()
 
     def _sandbox(self, sandbox_id: str) -> Sandbox:
         sandbox = self.state.sandboxes.get(sandbox_id)
@@ -66,7 +69,8 @@ class SandboxCalls(Calls):
         return sandbox
 
     def _access(self, sandbox: Sandbox) -> api_pb2.CommandRouterAccess:
-        return api_pb2.CommandRouterAccess(jwt=self.state.auth.issue(sandbox.meta.task_id), url=self.state.grpc_url)
+        token = self.state.auth.issue(sandbox.meta.task_id, self.state.answers.now().router_token_s)
+        return api_pb2.CommandRouterAccess(jwt=token, url=self.state.grpc_url)
 
     # --- create -----------------------------------------------------------------------------------------------------
 
@@ -102,11 +106,18 @@ class SandboxCalls(Calls):
         key = str(metadata.get("x-idempotency-key") or id(stream))
         task = self._creations.get(key)
         if task is None:
+            self._admit()
             creation = create(self.state, request, version, sources)
             task = self._creations[key] = asyncio.create_task(creation)
             loop = asyncio.get_running_loop()
             task.add_done_callback(lambda _: loop.call_later(60, self._creations.pop, key, None))
         return await asyncio.shield(task)
+
+    def _admit(self) -> None:
+        """Refuse a creation that is one too many. Raises GRPCError (RESOURCE_EXHAUSTED)."""
+        if self.state.answers.now().spend_cap:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "the workspace has reached its spend limit")
+        self._rate.take()
 
     # --- find -------------------------------------------------------------------------------------------------------
 
@@ -138,7 +149,9 @@ class SandboxCalls(Calls):
         environment = self.state.environments.find(request.environment_name)
         name = "" if environment is None else environment.name
         apps = {app.object_id for app in self.state.apps.table if app.environment == name}
-        wanted = {tag.tag_name: tag.tag_value for tag in request.tags}
+        answers = self.state.answers.now()
+        newest_s = time.time() - answers.unlisted_s
+        wanted = {tag.tag_name: tag.tag_value for tag in request.tags} if answers.lists_filtered else {}
         found = [
             sandbox
             for sandbox in self.state.sandboxes
@@ -146,6 +159,7 @@ class SandboxCalls(Calls):
             and (sandbox.meta.app_id == request.app_id if request.app_id else sandbox.meta.app_id in apps)
             and (sandbox.is_alive or request.include_finished)
             and (not request.before_timestamp or sandbox.meta.created_at < request.before_timestamp)
+            and sandbox.meta.created_at <= newest_s
             and wanted.items() <= sandbox.meta.tags.items()
         ]
         return api_pb2.SandboxListResponse(sandboxes=[_info(sandbox) for sandbox in found[:PAGE_COUNT]])

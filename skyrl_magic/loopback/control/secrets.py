@@ -8,6 +8,7 @@ from modal_proto import api_pb2
 
 from skyrl_magic.loopback.control.calls import Calls, not_found, unary
 from skyrl_magic.loopback.control.pages import page
+from skyrl_magic.loopback.control.refusals import check_name
 from skyrl_magic.loopback.documents import new_id
 from skyrl_magic.loopback.objects import Secret
 
@@ -47,6 +48,7 @@ class SecretCalls(Calls):
             if found is None and kind == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise not_found("Secret", request.deployment_name)
             if found is None:
+                check_name("Secret", request.deployment_name)
                 secret = self._put(environment, request.deployment_name, dict(request.env_dict))
             else:
                 secret = found

@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 
 from skyrl_magic.loopback.control.calls import Calls, not_found, unary
 from skyrl_magic.loopback.control.pages import page
+from skyrl_magic.loopback.control.refusals import check_name
 from skyrl_magic.loopback.volumes import Volume, VolumeMeta, VolumeMissingError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class VolumeCalls(Calls):
         if volume is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 raise not_found("Volume", name)
+            check_name("Volume", name)
             volume = self.state.volumes.create(environment, name, _VERSIONS[request.version])
         elif request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
             raise GRPCError(Status.ALREADY_EXISTS, f"Volume '{name}' exists already")
@@ -94,6 +96,7 @@ class VolumeCalls(Calls):
     async def VolumeRename(self, request: api_pb2.VolumeRenameRequest) -> Empty:
         """Give a volume another name."""
         volume = find_volume(self.state, request.volume_id)
+        check_name("Volume", request.name)
         if self.state.volumes.find(volume.meta.environment, request.name) is not None:
             raise GRPCError(Status.ALREADY_EXISTS, f"Volume '{request.name}' exists already")
         volume.rename(request.name)

@@ -40,7 +40,7 @@ def test_issued_tokens(auth: Auth) -> None:
     assert auth.subject(token) == "ta-1"
     payload = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     assert payload["exp"] > 0
-    assert auth.router_task({"authorization": f"Bearer {token}"}) == "ta-1"
+    assert auth.router_grant({"authorization": f"Bearer {token}"}).task_id == "ta-1"
 
 
 def test_forged_and_old_tokens(auth: Auth) -> None:
@@ -65,7 +65,7 @@ def test_forged_and_old_tokens(auth: Auth) -> None:
 def test_other_tokens_do_not_open_the_router(auth: Auth, subject: str) -> None:
     for scheme in ("Bearer", "Basic"):
         with pytest.raises(GRPCError) as caught:
-            auth.router_task({"authorization": f"{scheme} {auth.issue(subject)}"})
+            auth.router_grant({"authorization": f"{scheme} {auth.issue(subject)}"})
         assert caught.value.status is Status.UNAUTHENTICATED
     with pytest.raises(GRPCError):
-        auth.router_task({})
+        auth.router_grant({})
