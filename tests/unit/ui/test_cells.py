@@ -64,7 +64,8 @@ def book(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_first_cell_starts_a_session_and_says_so(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     assert book.run("echo hello; echo oops >&2") == Outcome()
     said = capsys.readouterr()
-    assert said.out.startswith(f"session {book.session}: no GPU, volume skyrl-data (image ")
+    assert said.out.startswith("volume skyrl-data is new\n")
+    assert f"\nsession {book.session}: no GPU, volume skyrl-data (image " in said.out
     assert "local backend, no Modal account is set up" in said.out
     assert said.out.endswith("hello\n")
     assert said.err == "oops\n"
