@@ -292,6 +292,8 @@ def option_line(given: Given) -> str:
 def _write(option: Option, value: Any) -> str:
     if option.field in DURATIONS:
         return values.duration_text(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     separator = "=" if option.repeats else ","
     return separator.join(value) if isinstance(value, tuple) else str(value)
 

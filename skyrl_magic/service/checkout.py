@@ -46,10 +46,14 @@ class Checkout:
     old_layout: bool
 
     @property
+    def project(self) -> str:
+        """The folder of the project below the root; empty for the root itself."""
+        return contract.TRAIN_SUBDIR if self.old_layout else ""
+
+    @property
     def workdir(self) -> str:
         """The working directory in the container."""
-        below = f"/{contract.TRAIN_SUBDIR}" if self.old_layout else ""
-        return contract.CHECKOUT_DIR + below
+        return f"{contract.CHECKOUT_DIR}/{self.project}".rstrip("/")
 
 
 def _recognise(folder: Path) -> Checkout | None:

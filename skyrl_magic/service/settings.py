@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ class Resolved:
     """What stays of runs on the volume."""
     session: str | None = None
     """The name that the settings, not the line, give the session."""
+    said: Given = field(default_factory=Given)
+    """What was said in all places together; defaults are not in it."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises OSError, ValueError."""
+    values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return values
 
 
 def project_settings(folder: Path) -> Given:
@@ -55,7 +63,7 @@ def project_settings(folder: Path) -> Given:
         if not path.is_file():
             continue
         try:
-            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool")
+            tool = read_toml(path).get("tool")
         except (OSError, ValueError) as error:
             raise OptionError(f"{path}: {error}") from None
         table = tool.get(PROJECT_TABLE) if isinstance(tool, dict) else None
@@ -144,6 +152,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         tuple(notes),
         _keep(given),
         config.session or project.session,
+        given,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from skyrl_magic.core.errors import NotFound, RunStopped, UnknownRun
 from skyrl_magic.core.expand import Evaluate
-from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
@@ -30,6 +29,7 @@ from skyrl_magic.ui.display import note
 from skyrl_magic.ui.dry_run import dry_run_text
 from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
+from skyrl_magic.ui.local_notes import local_notes
 from skyrl_magic.ui.logs import show_logs
 from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_for
 from skyrl_magic.ui.outcome import Outcome
@@ -286,7 +286,7 @@ class Cells:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:
             progress.end(line or None)
-        self._notes_of_backend(session.spec)
+        self._notes_of_backend(session.spec, resolved)
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
             self._notes_of_new(session, lost or end_before(status))
@@ -307,13 +307,15 @@ class Cells:
             note(f"now in session {session.name}; still running: {', '.join(others)} (%skyrl_stop NAME ends one)")
         return session, line
 
-    def _notes_of_backend(self, spec: SessionSpec) -> None:
+    def _notes_of_backend(self, spec: SessionSpec, resolved: Resolved) -> None:
         if spec.backend == "local" and self.notebook.once("local"):
             no_account = self._services.auto_backend() == "local"
             reason = "no Modal account is set up (`modal setup`)" if no_account else "as asked"
             note(f"local backend, {reason}: the container runs on this machine")
-        if spec.backend == "local" and spec.gpu != NO_GPU and self.notebook.once(f"gpu {spec.gpu}"):
-            note(f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has")
+        checkout = resolved.checkout
+        project = None if checkout is None else checkout.root / checkout.project
+        for text in filter(self.notebook.once, local_notes(spec, resolved.said, project)):
+            note(text)
 
     def _note_other_checkout(self, session: Session, repo: str) -> None:
         """Say that the notebook's own checkout is not what its cells run with."""

@@ -20,6 +20,7 @@ from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.front_end import KernelEnd
+from skyrl_magic.ui.local_notes import no_gpu_text
 from skyrl_magic.ui.notebook import Notebook, Services
 from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
@@ -56,7 +57,7 @@ class RunCells:
             def begin(session: Session) -> Watch:
                 sink.joined(session, request, keeps_value=variables.value)
                 variables.send(session, request.uv)
-                self._note_lost(session, request)
+                self._note_before(session, request)
                 return self._runs.start(session, request, run_id, sink, interrupts)
 
             try:
@@ -85,7 +86,7 @@ class RunCells:
 
         def begin(session: Session) -> RunHandle:
             variables.send(session, request.uv)
-            self._note_lost(session, request)
+            self._note_before(session, request)
             handle = RunHandle(run_id, session, request, self._runs, assign)
             handle.background.start(run_id)
             return handle
@@ -151,10 +152,10 @@ class RunCells:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _note_lost(self, session: Session, request: RunRequest) -> None:
-        """Say which results of a training would end with its container."""
-        text = lost_text(session, request, keep_results=request.rules.keep_results)
-        if text:
+    def _note_before(self, session: Session, request: RunRequest) -> None:
+        """Say which results of a training would end with its container, and that there is no GPU to look at."""
+        lost = lost_text(session, request, keep_results=request.rules.keep_results)
+        for text in filter(None, (lost, no_gpu_text(session.spec, request.cell))):
             note(text)
 
     def _begun(self, run_id: str, get_session: GetSession, begin: Callable[[Session], T]) -> tuple[Session, T]:
