@@ -10,7 +10,7 @@ from bench.kernels import Cell, Kernel
 from bench.rows import Row, Series, at_most, faster, reference
 from bench.world import APP, OPTIONS, SESSION, World
 
-_PHASE = re.compile(r"([A-Za-z]+)(?: \d+ s)? …$")
+_PHASE = re.compile(r"([A-Za-z]+)(?: [0-9hms]+)? …$")
 _TEN = 10
 #: A volume of their own, empty as the one-shot sandboxes' is: a local sandbox begins with a copy of its volume, and the
 #: warm session's has the logs of what the other groups printed.

@@ -193,7 +193,7 @@ class Client:
         if request.idle_timeout_s is not None:
             timeout_s = float(request.idle_timeout_s)
             if not timeout_s > 0:
-                raise ValueError(f"an idle timeout of {timeout_s:g} s cannot be")
+                raise ValueError(f"an idle timeout of {timeout_s:g}s cannot be")
             self._supervisor.idle.timeout_s = timeout_s
         max_usd, price = (None if v is None else float(v) for v in (request.max_usd, request.usd_per_hour))
         try:

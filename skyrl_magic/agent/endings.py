@@ -41,7 +41,7 @@ class Endings:
     def begin(self, run: Run, grace_s: float) -> None:
         """Send the first signal, or the next one where the run is being ended already."""
         if not grace_s >= 0:
-            raise ValueError(f"a grace period of {grace_s} s cannot be")
+            raise ValueError(f"a grace period of {grace_s}s cannot be")
         before = self._endings.get(run.run_id)
         self._step(run, 0 if before is None else before.step + 1, grace_s)
 

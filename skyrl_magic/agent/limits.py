@@ -7,6 +7,7 @@ from typing import List, Optional, Set
 
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.spending import Spending
+from skyrl_magic.core.protocol.durations import duration_text
 
 #: The session ends itself this long before its backend would kill it, in seconds, and for short timeouts this share
 #: before. Runs that do not go take 3 s, the last commit and the last frames at most 10 s, and the backend's clock began
@@ -29,19 +30,10 @@ class Warned:
     text: str
 
 
-def duration_text(duration_s: float) -> str:
-    """``90 s``, ``10 min`` or ``4 h``."""
-    for unit, size_s in (("h", 3600), ("min", 60)):
-        if duration_s and duration_s % size_s == 0:
-            return f"{duration_s / size_s:g} {unit}"
-    return f"{duration_s:g} s"
-
-
 def about_text(duration_s: float) -> str:
-    """``45 s`` or ``5 min``, rounded."""
-    if duration_s >= 2 * _MINUTE_S:
-        return f"{duration_s / _MINUTE_S:.0f} min"
-    return f"{max(duration_s, 0.0):.0f} s"
+    """``45s`` or ``5m``, rounded."""
+    unit_s = _MINUTE_S if duration_s >= 2 * _MINUTE_S else 1.0
+    return duration_text(round(duration_s / unit_s) * unit_s)
 
 
 def usd_text(usd: float) -> str:

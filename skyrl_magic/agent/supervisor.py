@@ -26,12 +26,13 @@ from skyrl_magic.agent.earlier import Earlier, find_earlier
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
-from skyrl_magic.agent.limits import Limits, duration_text
+from skyrl_magic.agent.limits import Limits
 from skyrl_magic.agent.ray_start import STARTING, RayStart
 from skyrl_magic.agent.run import ENDED, RUNNING, Run
 from skyrl_magic.agent.runs import RunTable, kill_everything
 from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol.durations import duration_text
 
 #: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
 STOP_GRACE_S = 3.0
@@ -290,7 +291,7 @@ class Supervisor:
             self.tell("ray", f"{what}: what uses Ray fails in this session from now on; {ends}")
 
     def _ray_settled(self) -> None:
-        log(f"ray is {self.ray.state} after {self.ray.seconds:.1f} s {self.ray.detail}".rstrip())
+        log(f"ray is {self.ray.state} after {duration_text(self.ray.seconds)} {self.ray.detail}".rstrip())
         for client in list(self.clients):
             client.push(self.status())
         self.runs.start_waiting()

@@ -53,16 +53,15 @@ def duration_s(flag: str, text: str) -> int:
     written = text.strip()
     seconds = float(written) if re.fullmatch(_NUMBER, written) else seconds_of(written) or 0.0
     if not 1 <= seconds <= MAX_TIMEOUT_S:
-        raise OptionError(f"{flag} {text}: give 1 s to 24 h, as in 3600, 90s, 30m or 4h")
+        raise OptionError(f"{flag} {text}: give 1s to 24h, as in 3600, 90s, 30m or 4h")
     return int(seconds)
 
 
 def duration_text(duration_s: int) -> str:
-    """What :func:`duration_s` reads as this: ``90s``, ``30m`` or ``4h``."""
-    for unit in ("h", "m"):
-        if duration_s % _SECONDS[unit] == 0:
-            return f"{duration_s // _SECONDS[unit]}{unit}"
-    return f"{duration_s}s"
+    """What :func:`duration_s` reads as this: ``90s``, ``30m`` or ``1h30m``."""
+    from skyrl_magic.core.protocol import durations  # late: ``%load_ext`` need not wait for the protocol
+
+    return durations.duration_text(duration_s, exact=True)
 
 
 def memory_mib(flag: str, text: str) -> int:

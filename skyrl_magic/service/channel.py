@@ -17,6 +17,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import BackendError, SessionError, SessionLost, SessionUnreachable
 from skyrl_magic.core.outputs import checked as checked_message
 from skyrl_magic.core.ports import ByteStream
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.connection import ChannelBroken, Connection, Timing
 from skyrl_magic.service.health import Health
 from skyrl_magic.service.pending import Pending
@@ -91,7 +92,7 @@ class Channel:
         try:
             answer = self._welcomed.get(timeout=timeout_s)
         except queue.Empty:
-            raise SessionLost(f"the session's agent did not answer in {timeout_s:.0f} s") from None
+            raise SessionLost(f"the session's agent did not answer in {duration_text(timeout_s)}") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -122,7 +123,7 @@ class Channel:
             SessionLost: the container is gone. SessionError: after ``timeout_s``, or the channel is closed.
         """
         if not self._connected.wait(timeout_s):
-            raise SessionError(f"the connection to the session did not come back in {timeout_s:.0f} s")
+            raise SessionError(f"the connection to the session did not come back in {duration_text(timeout_s)}")
         if self.lost is not None:
             raise self.lost
         if self._closed.is_set():

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from skyrl_magic.core.errors import BackendUnavailable
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.session import TICK_S, Progress
 
 #: A server that answers so soon is not spoken of, and after so long it is given up. Modal's client alone tries for
@@ -50,6 +51,8 @@ def wait_for(server: str, action: Callable[[], T], progress: Progress, give_up_s
     progress.begin(f"waiting for {server}")
     while not concurrent.futures.wait([answer], TICK_S).done:
         if time.monotonic() - began_s >= limit_s:
-            raise BackendUnavailable(f"{server} did not answer in {limit_s:g} s: check the network, then run it again")
+            raise BackendUnavailable(
+                f"{server} did not answer in {duration_text(limit_s)}: check the network, then run it again"
+            )
         progress.tick()
     return answer.result()

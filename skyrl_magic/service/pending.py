@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, SessionLost
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.connection import checked
 from skyrl_magic.service.watch import Lost, Watch, WatchEvent
 
@@ -34,7 +35,7 @@ class PendingRequest:
         try:
             return checked(self.answers.get(timeout=timeout_s), reply)
         except queue.Empty:
-            raise SessionError(f"the session did not answer in {timeout_s:.0f} s") from None
+            raise SessionError(f"the session did not answer in {duration_text(timeout_s)}") from None
 
 
 class Pending:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.ports import Sandbox
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.session_tags import SessionTags
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.connection import Timing
@@ -112,4 +113,4 @@ def _state(status: protocol.Status) -> str:
     runs = len(status.active_runs)
     if runs:
         return f"{runs} run{'s' * (runs > 1)}"
-    return status.busy_with or f"idle {status.idle_s:.0f} s"
+    return status.busy_with or f"idle {duration_text(int(status.idle_s))}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import CellError, RunLeft, SkyRLMagicError
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
 from skyrl_magic.service.interrupts import LOOK_S
@@ -21,7 +22,7 @@ from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_outputs import plain_text
 from skyrl_magic.ui.display import Place, note
 from skyrl_magic.ui.outcome import captured, error_of
-from skyrl_magic.ui.tables import NO_MATH, duration_text
+from skyrl_magic.ui.tables import NO_MATH
 
 #: Lines in the display, and how often it is brought up to date, in seconds: each time is a message to the front end.
 SHOWN_LINES = 6
@@ -140,7 +141,7 @@ class RunHandle:
         except KeyboardInterrupt:
             raise RunLeft(f"run {self.id} goes on: {ways_to(self.id)}") from None
         if not over:
-            raise TimeoutError(f"run {self.id} goes on after {timeout_s:g} s")
+            raise TimeoutError(f"run {self.id} goes on after {duration_text(timeout_s or 0.0)}")
         error = self._error()
         if error is not None:
             raise error

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from skyrl_magic.core import protocol
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.prices import Price, usd_text
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
 from skyrl_magic.service.session_request import SessionRequest, owner
-from skyrl_magic.ui.tables import duration_text
 
 _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 

@@ -24,6 +24,7 @@ from skyrl_magic.core.display_plan import DisplayPlan
 from skyrl_magic.core.display_queue import Action, ShowMessage, ShowText, StreamText, UpdateText
 from skyrl_magic.core.display_tail import left_out_line
 from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, KernelMessage, Output
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
 
 Clock = Callable[[], float]
@@ -137,7 +138,8 @@ class PhaseLine:
     def tick(self) -> None:
         """Show the running phase's time; call it about once a second."""
         passed_s = self._clock() - self._since_s
-        running = [f"{self._phase} {passed_s:.0f} s …" if passed_s >= 1 else f"{self._phase} …"] if self._phase else []
+        passed = f" {duration_text(int(passed_s))}" if passed_s >= 1 else ""
+        running = [f"{self._phase}{passed} …"] if self._phase else []
         self._line.show(" · ".join(self._done + running))
 
     def done(self, text: str | None = None) -> None:
@@ -148,7 +150,7 @@ class PhaseLine:
 
     def _end_phase(self) -> None:
         if self._phase:
-            self._done.append(f"{self._phase} {self._clock() - self._since_s:.1f} s")
+            self._done.append(f"{self._phase} {duration_text(self._clock() - self._since_s)}")
             self._phase = ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.options import Given
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.settings import Resolved
 
@@ -37,8 +38,8 @@ def dry_run_text(  # noqa: PLR0913, PLR0917  (all that was asked for)
         ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
         ("app", spec.app),
         ("secrets", ", ".join(spec.secrets) or "none"),
-        ("timeout", f"{spec.timeout_s} s"),
-        ("idle timeout", f"{request.idle_timeout_s} s"),
+        ("timeout", duration_text(spec.timeout_s)),
+        ("idle timeout", duration_text(request.idle_timeout_s)),
         *cost,
         ("ray", "yes" if spec.ray else "no"),
         ("command", command.strip()),

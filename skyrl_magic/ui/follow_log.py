@@ -7,12 +7,12 @@ from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import RunLeft
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.logs import follow
 from skyrl_magic.service.run_log import LiveLog, RunLog, last_lines, size_of
 from skyrl_magic.ui.display import RunDisplay, note
 from skyrl_magic.ui.grep import Grep
 from skyrl_magic.ui.replay import ReplayView
-from skyrl_magic.ui.tables import duration_text
 
 
 def follow_log(log: LiveLog, streams: Sequence[str], found: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from skyrl_magic.core.errors import (
     SessionUnreachable,
     SkyRLMagicError,
 )
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.python_cell import PythonEnd
 from skyrl_magic.service.runs import RunResult
 from skyrl_magic.service.session import Session
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.front_end import write_payload
-from skyrl_magic.ui.tables import duration_text
 from skyrl_magic.ui.variables import Variables
 
 #: bash's exit code for a command that signal n ended is 128 + n.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from skyrl_magic.core.errors import BackendError, NotFound, OptionError, SkyRLMagicError
 from skyrl_magic.core.options import unknown_flag
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.results import unkept_text
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
@@ -14,7 +15,7 @@ from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
-from skyrl_magic.ui.tables import Table, checkout_text, duration_text, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, size_text
 
 ALL = "--all"
 

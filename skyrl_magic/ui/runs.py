@@ -11,10 +11,11 @@ from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import HELP, RUN, Option, read_options
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import KeepRuns
 from skyrl_magic.service.run_list import FAILED, LOST, STATES, STOPPED, KnownRun, KnownRuns
 from skyrl_magic.service.session_request import owner
-from skyrl_magic.ui.tables import Table, clock_text, duration_text, size_text
+from skyrl_magic.ui.tables import Table, clock_text, size_text
 
 USAGE = """\
 usage: %skyrl_runs [--session NAME] [--state STATE] [--since WHEN] [--everyone]

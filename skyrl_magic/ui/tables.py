@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 #: What lies in an element of these classes is no mathematics for Jupyter's front ends, whatever dollar signs it has.
 NO_MATH = "tex2jax_ignore mathjax_ignore"
-_MINUTE_S, _HOUR_MIN, _KILO = 60, 60, 1000
+_KILO = 1000
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,6 @@ def checkout_text(path: str, *others: str) -> str:
         if not any(other != path and f"/{other}".endswith(f"/{text}") for other in others):
             return text
     return path or "none"
-
-
-def duration_text(seconds: float) -> str:
-    """``4.2 s``, ``3 min 5 s``, ``2 h 10 min``."""
-    if round(seconds, 1) < _MINUTE_S:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), _MINUTE_S)
-    if minutes < _HOUR_MIN:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // _HOUR_MIN} h {minutes % _HOUR_MIN} min"
 
 
 def clock_text(at: float) -> str:

@@ -85,7 +85,7 @@ def test_a_run_can_be_awaited_beside_other_tasks(kernel: Kernel) -> None:
 
 def test_waiting_can_be_given_up(kernel: Kernel) -> None:
     kernel.run("%%skyrl_modal --bg\n" + WAITING.format(name="two"))
-    assert "goes on after 0.01 s" in kernel.run("run = _\nrun.wait(0.01)").error[-1]
+    assert "goes on after 0s" in kernel.run("run = _\nrun.wait(0.01)").error[-1]
     cell = kernel.run("print('waits', flush=True)\nrun.wait()", interrupt_at="waits")
     assert re.search(r"RunLeft.*: run \w{6} goes on: %skyrl_attach", cell.error[-1])
     assert kernel.run("run.state").result == "'running'"

@@ -249,7 +249,7 @@ def test_phases_are_one_display(plain_kernel: Kernel) -> None:
     kinds = [m["msg_type"] for m in cell.messages if "display" in m["msg_type"]]
     assert kinds == ["display_data", "update_display_data", "update_display_data", "display_data"]
     (phases, notice) = outputs_of(cell.messages)
-    assert re.fullmatch(r"ready \(image [\d.]+ s · Ray [\d.]+ s\)", phases[1])
+    assert re.fullmatch(r"ready \(image [\d.]+s · Ray [\d.]+s\)", phases[1])
     assert notice == ("display", "a notice")
 
 

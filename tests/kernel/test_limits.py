@@ -35,13 +35,13 @@ def other(kernel: Kernel, loopback_server: ServerAddress) -> Iterator[Kernel]:
 def test_the_timeout_is_said_and_the_next_cell_says_that_it_came(kernel: Kernel) -> None:
     cell = kernel.run(f"%%skyrl_modal --session short --timeout 20\n{ENDLESS}")
     assert any(
-        note.startswith("session short ends in 2 s (--timeout 20 s): its runs end then; the volume is committed")
+        note.startswith("session short ends in 2s (--timeout 20s): its runs end then; the volume is committed")
         for note in cell.notes
     ), cell.notes
-    assert "its time was over (--timeout 20 s)" in cell.error[0]
+    assert "its time was over (--timeout 20s)" in cell.error[0]
     again = kernel.run("%skyrl_modal cat /root/data/late")
     assert again.out == "late\n"
-    assert ended(again.notes) == "its time was over (--timeout 20 s)"
+    assert ended(again.notes) == "its time was over (--timeout 20s)"
     kernel.run("%skyrl_stop short")
 
 
@@ -106,7 +106,7 @@ def test_the_local_backend_costs_nothing_and_says_so(kernel: Kernel) -> None:
 def test_idle_time_that_ended_it_is_said_by_the_next_cell(kernel: Kernel) -> None:
     kernel.run("%skyrl_modal --session lazy --idle-timeout 2 true")
     kernel.run("import time\nwhile 'lazy' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)")
-    assert ended(kernel.run("%skyrl_modal true").notes) == "nothing ran for 2 s (--idle-timeout)"
+    assert ended(kernel.run("%skyrl_modal true").notes) == "nothing ran for 2s (--idle-timeout)"
     kernel.run("%skyrl_stop lazy")
 
 
@@ -116,7 +116,7 @@ def test_a_new_kernel_hears_how_the_session_before_it_ended(kernel: Kernel, othe
         "import time\nwhile 'lonely' in repr(get_ipython().run_line_magic('skyrl_sessions', '')): time.sleep(0.2)"
     )
     cell = other.run("%skyrl_modal --session lonely true")
-    assert re.fullmatch(r"nothing ran for 2 s \(--idle-timeout\), [\d.]+ s ago", ended(cell.notes))
+    assert re.fullmatch(r"nothing ran for 2s \(--idle-timeout\), [\d.]+s ago", ended(cell.notes))
     other.run("%skyrl_stop lonely")
     cell = kernel.run("%skyrl_modal --session lonely true")
     assert [note for note in cell.notes if "%skyrl_stop" in note] == [], "what one did oneself is no news"

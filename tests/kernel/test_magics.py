@@ -20,7 +20,7 @@ def test_first_cell_tells_what_it_started(kernel: Kernel) -> None:
     assert cell.out == "hello\n"
     assert re.fullmatch(
         r"session none-[0-9a-f]{6}: no GPU, volume skyrl-data, checkout SkyRL"
-        r" \(image [\d.]+ s · checkout [\d.]+ s · container [\d.]+ s\)",
+        r" \(image [\d.]+s · checkout [\d.]+s · container [\d.]+s\)",
         cell.notes[0],
     )
     assert any(note.startswith("local backend, no Modal account is set up") for note in cell.notes)
@@ -40,7 +40,7 @@ def test_failure_raises_one_line(kernel: Kernel) -> None:
     cell = kernel.run("%%skyrl_modal\necho out; exit 3")
     assert cell.status == "error"
     assert len(cell.error) == 1
-    says = r"RunFailed.*run \w{6} failed: exit code 3 after [\d.]+ s; %skyrl_logs \w{6} shows its output"
+    says = r"RunFailed.*run \w{6} failed: exit code 3 after [\d.]+s; %skyrl_logs \w{6} shows its output"
     assert re.search(says, cell.error[0])
     assert cell.out == "out\n"
 
@@ -87,7 +87,7 @@ def test_dry_run_touches_nothing(kernel: Kernel) -> None:
     before = kernel.run("%skyrl_sessions").result
     cell = kernel.run("%%skyrl_modal --gpu A100:4 --timeout 2h --dry-run\nnvidia-smi")
     shown = dict(line.split(None, 1) for line in cell.out.splitlines() if line.split(None, 1)[1:])
-    assert (shown["gpu"], shown["timeout"], shown["command"]) == ("A100:4", "7200 s", "nvidia-smi")
+    assert (shown["gpu"], shown["timeout"], shown["command"]) == ("A100:4", "2h", "nvidia-smi")
     assert _names(kernel.run("%skyrl_sessions").result) == _names(before)
 
 
@@ -192,18 +192,18 @@ def test_idle_timeout_changes_live_and_ends_the_container(kernel: Kernel) -> Non
     _wait_for_end_of(kernel, "brief")
     cell = kernel.run("%skyrl_modal --session brief --idle-timeout 600s echo again")
     assert cell.out == "again\n", cell.error
-    assert any(note.endswith("had ended: nothing ran for 1 s (--idle-timeout)") for note in cell.notes)
+    assert any(note.endswith("had ended: nothing ran for 1s (--idle-timeout)") for note in cell.notes)
     kernel.run("%skyrl_stop brief")
 
 
 def test_a_session_whose_time_is_over_says_so_in_the_run_and_afterwards(kernel: Kernel) -> None:
     cell = kernel.run("%skyrl_modal --session short --timeout 6s echo begun; sleep 300")
     assert cell.out == "begun\n"
-    assert cell.error[0].endswith(": its time was over (--timeout 6 s)")
+    assert cell.error[0].endswith(": its time was over (--timeout 6s)")
     _wait_for_end_of(kernel, "short")
     cell = kernel.run("%skyrl_modal --session short echo again")
     assert cell.out == "again\n", cell.error
-    assert any(note.endswith("of this name had ended: its time was over (--timeout 6 s)") for note in cell.notes)
+    assert any(note.endswith("of this name had ended: its time was over (--timeout 6s)") for note in cell.notes)
     kernel.run("%skyrl_stop short")
 
 

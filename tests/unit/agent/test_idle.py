@@ -53,7 +53,7 @@ def test_a_ray_task_that_computes_keeps_the_session(make_session: MakeSession) -
     stays(session, channel, "Ray runs train_step")
     os.kill(pid, signal.SIGKILL)
     assert session.wait() == 0
-    assert "nothing ran for 4 s (--idle-timeout)" in session.log.read_text()
+    assert "nothing ran for 4s (--idle-timeout)" in session.log.read_text()
 
 
 def test_what_a_ray_task_started_keeps_it_too(make_session: MakeSession) -> None:
@@ -130,11 +130,11 @@ def test_the_timeout_is_said_and_ends_the_session_with_its_volume_committed(
     notice = channel.wait_for(protocol.Notice)
     assert (notice.about, notice.text) == (
         "timeout",
-        "session test ends in 1 s (--timeout 10 s): its runs end then; the volume is committed",
+        "session test ends in 1s (--timeout 10s): its runs end then; the volume is committed",
     )
     late_comer = session.attach()
     assert late_comer.wait_for(protocol.Notice).about == "timeout"
-    assert channel.ended().reason == "its time was over (--timeout 10 s)"
+    assert channel.ended().reason == "its time was over (--timeout 10s)"
     assert channel.ended().exit_code == 9
     assert session.wait() == 0
     assert (tmp_path / "committed" / "late").exists()

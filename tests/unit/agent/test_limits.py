@@ -25,7 +25,7 @@ def texts(limits: Limits, at_s: float) -> list[str]:
 
 @pytest.mark.parametrize(
     ("timeout_s", "warns_s", "ends_s", "in_text"),
-    [(3600.0, 3270.0, 3570.0, "5 min"), (600.0, 510.0, 570.0, "60 s"), (60.0, 48.0, 54.0, "6 s")],
+    [(3600.0, 3270.0, 3570.0, "5m"), (600.0, 510.0, 570.0, "1m"), (60.0, 48.0, 54.0, "6s")],
 )
 def test_the_timeout_is_said_before_and_ends_the_session_before_its_backend_does(
     timeout_s: float, warns_s: float, ends_s: float, in_text: str
@@ -47,7 +47,7 @@ def test_who_comes_later_hears_what_stands_in_words_of_now() -> None:
     limits = Limits(config(timeout_s=3600.0), BEGAN)
     limits.news(BEGAN + 3270)
     [standing] = limits.standing(BEGAN + 3450)
-    assert (standing.about, "ends in 2 min" in standing.text) == ("timeout", True)
+    assert (standing.about, "ends in 2m" in standing.text) == ("timeout", True)
 
 
 def test_the_budget_is_said_at_four_fifths_and_ends_the_session() -> None:
@@ -55,7 +55,7 @@ def test_the_budget_is_said_at_four_fifths_and_ends_the_session() -> None:
     assert limits.next_at(BEGAN) == pytest.approx(BEGAN + 1440)
     assert texts(limits, 1439) == []
     [said] = texts(limits, 1441)
-    assert said.startswith("session one has spent $1.60 of $2 (--max-usd): it ends in about 6 min, with its runs")
+    assert said.startswith("session one has spent $1.60 of $2 (--max-usd): it ends in about 6m, with its runs")
     assert limits.next_at(BEGAN + 1441) == pytest.approx(BEGAN + 1800)
     assert limits.reason(BEGAN + 1799) == ""
     assert limits.reason(BEGAN + 1800) == "its budget of $2 was spent (--max-usd)"

@@ -52,8 +52,8 @@ def test_interleaved_leaves_the_first_round_out_and_changes_the_order() -> None:
 
 
 def test_phases_are_read_from_the_line_that_a_start_updates() -> None:
-    lines = [(0.5, "image …"), (0.7, "image 0.2 s · checkout …"), (1.6, "image 0.2 s · checkout 1 s …"),
-             (2.0, "image 0.2 s · checkout 1.3 s · Ray …"), (3.9, "session x: no GPU (image 0.2 s · …")]  # fmt: skip
+    lines = [(0.5, "image …"), (0.7, "image 0.2s · checkout …"), (1.6, "image 0.2s · checkout 1s …"),
+             (2.0, "image 0.2s · checkout 1.3 s · Ray …"), (3.9, "session x: no GPU (image 0.2s · …")]  # fmt: skip
     assert cold.phases(Cell(took_s=4.0, displays=lines)) == pytest.approx(
         {"before": 0.5, "image": 0.2, "checkout": 1.3, "Ray": 2.0}
     )

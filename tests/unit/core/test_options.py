@@ -273,7 +273,7 @@ def test_a_written_line_reads_back(given_: Given) -> None:
 
 
 def test_a_written_line_is_as_a_person_writes_it() -> None:
-    line = "--gpu A100:2 --secret a --secret b --timeout 90m --no-ray --idle-timeout 90s --env 'A=b c' --errexit"
+    line = "--gpu A100:2 --secret a --secret b --timeout 1h30m --no-ray --idle-timeout 1m30s --env 'A=b c' --errexit"
     assert option_line(parse_line(line).given) == line
 
 

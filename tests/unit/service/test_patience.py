@@ -37,7 +37,7 @@ def test_who_is_waited_for_is_shown_until_the_answer_comes(monkeypatch: pytest.M
 def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "QUIET_S", 0.0)
     over = threading.Event()
-    with pytest.raises(BackendUnavailable, match=r"Modal at https://x did not answer in 0.1 s: check the network"):
+    with pytest.raises(BackendUnavailable, match=r"Modal at https://x did not answer in 0.1s: check the network"):
         wait_for("Modal at https://x", over.wait, Recorder(), give_up_s=0.1)
     over.set()
 

@@ -16,8 +16,8 @@ SPEC = SessionSpec("local", NO_GPU, "image", "data", "a", 3600, ray=False)
 @pytest.mark.parametrize(
     ("status", "ends_in_s", "ends_idle", "state"),
     [
-        (protocol.Status(idle_s=42.0, idle_timeout_s=600.0), 558.0, True, "idle 42 s"),
-        (protocol.Status(idle_s=42.0, idle_timeout_s=9000.0), 3500.0, False, "idle 42 s"),
+        (protocol.Status(idle_s=42.0, idle_timeout_s=600.0), 558.0, True, "idle 42s"),
+        (protocol.Status(idle_s=42.0, idle_timeout_s=9000.0), 3500.0, False, "idle 42s"),
         (protocol.Status(active_runs=["a", "b"], idle_timeout_s=600.0), 3500.0, False, "2 runs"),
         (None, 3500.0, False, SILENT),
     ],

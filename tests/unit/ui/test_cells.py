@@ -175,7 +175,7 @@ def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
     capsys.readouterr()
     assert book.run("echo hello", ray=True) == Outcome()
     said = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"session \S+: no GPU, volume skyrl-data \(Ray [\d.]+ s\)", said[0])
+    assert re.fullmatch(r"session \S+: no GPU, volume skyrl-data \(Ray [\d.]+s\)", said[0])
     assert said[-1] == "hello"
 
 
@@ -294,7 +294,11 @@ def test_the_table_marks_the_current_session(book: Book) -> None:
     book.run("true", session="two")
     table = book.cells.sessions_table(DEFAULTS, book.folder)
     assert sorted(row[0] for row in table.rows) == ["* two", "one"]
-    assert all(row[table.columns.index("ends in")].endswith(" s if idle") for row in table.rows)
+    assert all(
+        row[table.columns.index("ends in")].endswith("s if idle")
+        or row[table.columns.index("ends in")].endswith("m if idle")
+        for row in table.rows
+    )
 
 
 def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,7 +367,7 @@ def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:
         Given(gpu=Gpu("A100", 4), timeout_s=7200, secrets=("hf",)), replace(DEFAULTS, timeout_s=3600), book.folder, "ls"
     )
     rows = dict(line.split(None, 1) for line in said.splitlines())
-    assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "3600 s", "hf", "ls")
+    assert (rows["gpu"], rows["timeout"], rows["secrets"], rows["command"]) == ("A100:4", "1h", "hf", "ls")
     assert (rows["workdir"], rows["env"]) == ("/root/SkyRL", "none")
     assert "note: --timeout 2h is bounded to 1h by your settings" in said
     assert backend.made == []

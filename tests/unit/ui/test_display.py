@@ -93,7 +93,7 @@ def test_phases_in_a_terminal_share_a_line(monkeypatch: pytest.MonkeyPatch) -> N
     clock.now_s = 9.4
     line.tick()
     line.done()
-    shown = ["image …", "image 0.2 s · Ray …", "image 0.2 s · Ray 9 s …", "image 0.2 s · Ray 9.2 s"]
+    shown = ["image …", "image 0.2s · Ray …", "image 0.2s · Ray 9s …", "image 0.2s · Ray 9.2s"]
     assert out.getvalue() == "".join(f"\r{text}\x1b[K" for text in shown) + "\n"
 
 
@@ -105,7 +105,7 @@ def test_phases_in_a_script_are_one_line_at_the_end(capsys: pytest.CaptureFixtur
     line.tick()
     assert capsys.readouterr().out == ""
     line.done("session ready")
-    assert capsys.readouterr().out == "session ready (image 1.0 s)\n"
+    assert capsys.readouterr().out == "session ready (image 1s)\n"
 
 
 def test_note(capsys: pytest.CaptureFixture[str]) -> None:

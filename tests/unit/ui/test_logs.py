@@ -226,7 +226,7 @@ def test_lines_that_match_and_a_log_that_is_over(
 ) -> None:
     show(cells, line)
     said = capsys.readouterr()
-    text = re.sub(rf"run {run_id(cells)} has ended after [0-9.]+ s: exit code 0", "ENDED", said.out)
+    text = re.sub(rf"run {run_id(cells)} has ended after [0-9.]+s: exit code 0", "ENDED", said.out)
     assert (text, said.err) == (out, err)
 
 

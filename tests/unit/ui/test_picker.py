@@ -67,7 +67,7 @@ def test_it_begins_with_the_notebooks_settings() -> None:
     picker = Picker(Notebook(settings))
     assert picker.given() == replace(settings, cpu=None)
     assert shown(picker.line.value) == (
-        "%%skyrl_modal --gpu A100:4 --volume mine --timeout 5000s --no-ray --session big --idle-timeout 90s"
+        "%%skyrl_modal --gpu A100:4 --volume mine --timeout 1h23m20s --no-ray --session big --idle-timeout 1m30s"
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skyrl_magic.ui.tables import Table, checkout_text, duration_text, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, size_text
 
 
 def test_text_has_columns_of_one_width() -> None:
@@ -46,25 +46,6 @@ def table_class(table: Table) -> set[str]:
 def test_rows_of_another_length_are_a_mistake() -> None:
     with pytest.raises((IndexError, ValueError)):
         repr(Table(("a", "b"), [("1",)]))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (4.24, "4.2 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min 0 s"),
-        (60, "1 min 0 s"),
-        (185.4, "3 min 5 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 0 min"),
-        (7800, "2 h 10 min"),
-        (90_000, "25 h 0 min"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
 
 
 @pytest.mark.parametrize(
