@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import modal
 
+from skyrl_magic.cloud.ends import end_of
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
 from skyrl_magic.core import contract
+from skyrl_magic.core.ends import End, end_reason
 from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
 from skyrl_magic.core.ports import Sandbox as SandboxPort
@@ -60,17 +62,22 @@ class ModalSandbox:
             with mapped("the session's container"):
                 return ModalStream(self._sandbox.exec(*args, text=False))
         except (BackendError, SessionLost) as error:
-            if isinstance(error, NotFound) or self.poll() is not None:
-                raise SessionLost(f"the container has ended ({self._end()})") from None
+            # A container that has ended answers in several ways; what a poll knows is late at times.
+            gone = isinstance(error, NotFound) or isinstance(error.__cause__, modal.exception.ConflictError)
+            end = self.end()
+            if gone or end is not None:
+                why = "it is gone" if end is None else end_reason(end, "")
+                raise SessionLost(f"the container has ended ({why})") from None
             raise
 
     def revive(self) -> bool:
         """Whether the server is another one than at the last exec; it is started where it has gone."""
         return self._ensure() != self._server
 
-    def _end(self) -> str:
+    def end(self) -> End | None:
+        """How it ended, or None while it runs."""
         code = self.poll()
-        return "it is gone" if code is None else f"exit code {code}"
+        return None if code is None else end_of(self._sandbox, code)
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs."""

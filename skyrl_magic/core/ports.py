@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from skyrl_magic.core.ends import End
 from skyrl_magic.core.spec import SessionSpec
 
 
@@ -86,6 +87,10 @@ class Sandbox(Protocol):
 
     def poll(self) -> int | None:
         """The exit code of the container, or None while it runs."""
+        ...
+
+    def end(self) -> End | None:
+        """How the container ended, or None while it runs."""
         ...
 
     def tags(self) -> Mapping[str, str]:

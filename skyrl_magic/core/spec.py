@@ -36,6 +36,11 @@ class SessionSpec:
     repo: str = ""
     """Absolute path of the checkout on the user's machine; empty for none."""
 
+    @property
+    def preemptible(self) -> bool:
+        """Whether its machine may be taken away while it runs, as Modal does with those that have a GPU."""
+        return self.backend == "modal" and self.gpu.count > 0
+
     def texts(self) -> dict[str, str]:
         """Each field as text; what has no value is left out."""
         texts = {f.name: _text(getattr(self, f.name)) for f in dataclasses.fields(self)}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from skyrl_magic.core import contract, protocol
+from skyrl_magic.core.ends import end_reason
 from skyrl_magic.core.errors import BackendError, SessionError, SessionLost
 from skyrl_magic.core.ports import ByteStream, Sandbox
 from skyrl_magic.core.session_tags import read_spec
@@ -24,25 +25,6 @@ TICK_S = 0.5
 
 #: How the error begins that says why a container has ended.
 ENDED = "the container has ended: "
-#: What the exit codes of a container mean that its backend ended. Modal has 124 and 137; a process has -9.
-_CODES = {
-    124: "its --timeout was over",
-    137: "it was killed (exit code 137; its memory was full, or somebody ended it from outside)",
-    -9: "it was killed (SIGKILL)",
-}
-_KILLED = (137, -9)
-
-
-def end_reason(code: int, output: str) -> str:
-    """Why a container has ended: in the words of its agent, else what its exit code and last line of output say."""
-    lines = output.strip().splitlines()
-    for line in reversed(lines):
-        before, found, reason = line.partition(protocol.SESSION_ENDS)
-        if found and before.strip() == "skyrl_magic:":
-            return reason
-        if line.startswith(f"skyrl_magic: {protocol.OUT_OF_MEMORY}") and code in _KILLED:
-            return f"{protocol.OUT_OF_MEMORY} (exit code {code})"
-    return _CODES.get(code) or f"exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
 class Progress(Protocol):
@@ -108,8 +90,10 @@ class Session:
     def _end_reason(self) -> str:
         """Why the container has ended; empty where nobody can say."""
         try:
-            code = self.sandbox.poll()
-            return "" if code is None else end_reason(code, self.sandbox.last_output())
+            end = self.sandbox.end()
+            if end is None:
+                return ""
+            return end_reason(end, self.sandbox.last_output(), preemptible=self.spec.preemptible)
         except (BackendError, SessionLost):
             return ""
 

@@ -16,6 +16,10 @@ def result_of(sandbox: Sandbox) -> api_pb2.GenericResult | None:
     end = sandbox.exit
     if end is None:
         return None
+    if end.reason == "terminated" and sandbox.told_end is not None:
+        name, message = sandbox.told_end
+        status = _Status.GenericStatus.Value(f"GENERIC_STATUS_{name}")
+        return api_pb2.GenericResult(status=status, exitcode=137, exception=message)
     if end.reason == "timeout":
         return api_pb2.GenericResult(status=_Status.GENERIC_STATUS_TIMEOUT, exitcode=124)
     if end.reason == "broken":

@@ -246,6 +246,9 @@ class SandboxCalls(Calls):
         sandbox = self._sandbox(request.sandbox_id)
         if (existing := result_of(sandbox)) is not None:
             return api_pb2.SandboxTerminateResponse(existing_result=existing)
+        answers = self.state.answers.now()
+        if answers.killed_as:
+            sandbox.told_end = answers.killed_as, answers.killed_because
         await self.state.sandboxes.terminate(sandbox, END_WAIT_S)
         return api_pb2.SandboxTerminateResponse()
 

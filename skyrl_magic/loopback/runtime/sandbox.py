@@ -78,6 +78,8 @@ class Sandbox:
         self.env = env
         self.link: KeeperLink | None = None
         self.exit: SandboxExit | None = None
+        self.told_end: tuple[str, str] | None = None
+        """Status and message that its end is to be told with, where a test says so (``answers.Answers.killed_as``)."""
         self.queued = False
         """It waits for its machine, and has no task yet."""
         self.execs: dict[str, ExecProcess] = {}

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from skyrl_magic.core import contract
+from skyrl_magic.core.ends import End, How
 from skyrl_magic.core.errors import AlreadyExists, BackendUnavailable, SessionLost
 from skyrl_magic.core.ports import MountedVolume, SandboxRequest
 from tests.unit.service.folder_volume import FolderVolume
@@ -105,6 +106,10 @@ class ProcessSandbox:
 
     def poll(self) -> int | None:
         return self.process.poll()
+
+    def end(self) -> End | None:
+        code = self.poll()
+        return None if code is None else End(How.EXITED, code)
 
     def tags(self) -> Mapping[str, str]:
         return self.request.tags

@@ -6,7 +6,7 @@ import pytest
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionLost
-from skyrl_magic.service.session import Session, end_reason
+from skyrl_magic.service.session import Session
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 
 
@@ -37,24 +37,6 @@ def test_a_container_that_ends_at_once_says_why(world: World) -> None:
     says = "session late did not come up: the container has ended: the backend ended its container"
     with pytest.raises(SessionLost, match=says):
         late.open()
-
-
-@pytest.mark.parametrize(
-    ("code", "output", "reason"),
-    [
-        (0, "skyrl_magic: the session ends: nothing ran\nskyrl_magic: session x is over\n", "nothing ran"),
-        (137, "skyrl_magic: the session ends: %skyrl_stop ended it\n", "%skyrl_stop ended it"),
-        (124, "skyrl_magic: session x is up after 0.2 s\n", "its --timeout was over"),
-        (137, "", "it was killed (exit code 137; its memory was full, or somebody ended it from outside)"),
-        (137, "skyrl_magic: out of memory: the kernel killed a process\n", "out of memory (exit code 137)"),
-        (1, "skyrl_magic: out of memory: the kernel killed a process\nlast\n", "exit code 1: last"),
-        (1, "Traceback\nOSError: no disk\n", "exit code 1: OSError: no disk"),
-        (1, "", "exit code 1"),
-        (2, "echo the session ends: no", "exit code 2: echo the session ends: no"),
-    ],
-)
-def test_why_a_container_has_ended(code: int, output: str, reason: str) -> None:
-    assert end_reason(code, output) == reason
 
 
 def test_without_ray_nothing_is_waited_for(session: Session) -> None:
