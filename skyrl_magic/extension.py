@@ -113,15 +113,17 @@ def _server(backend: str) -> str:
 
 
 def _modal_backend() -> ModalBackend:
-    from skyrl_magic.cloud.client import account_client
+    from skyrl_magic.cloud.client import account_client, account_server, account_token
+    from skyrl_magic.cloud.identity import account_key
     from skyrl_magic.cloud.sandboxes import ModalBackend
 
-    return ModalBackend("modal", account_client())
+    return ModalBackend("modal", account_client(), account=account_key(account_server(), account_token()))
 
 
 def _local_backend() -> ModalBackend:
     """The backend on this machine; its server is started, and started again when it has gone."""
     from skyrl_magic.cloud.client import server_client
+    from skyrl_magic.cloud.identity import account_key
     from skyrl_magic.cloud.sandboxes import ModalBackend
     from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX, PREFIXES_VARIABLE
 
@@ -132,7 +134,8 @@ def _local_backend() -> ModalBackend:
     # The server may have been started from another environment; cells have the Python of this notebook.
     env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
     client = server_client(server.url, server.token_id, server.token_secret)
-    return ModalBackend("local", client, env, ensure=_ensure_server)
+    account = account_key("local", server.token_id)  # its address may change
+    return ModalBackend("local", client, env, ensure=_ensure_server, account=account)
 
 
 def _ensure_server() -> ServerAddress:

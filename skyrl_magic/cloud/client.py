@@ -25,6 +25,11 @@ def account_server() -> str:
     return str(modal.config.config["server_url"])
 
 
+def account_token() -> str:
+    """The id of the account's token, which is no secret; empty without one, as with an account that logs in."""
+    return str(modal.config.config.get("token_id") or "")
+
+
 def account_client() -> modal.Client:
     """The client of the user's account. Raises AuthError without a token."""
     if not has_account():

@@ -12,6 +12,7 @@ import modal
 
 from skyrl_magic.cloud.ends import end_of
 from skyrl_magic.cloud.errors import mapped
+from skyrl_magic.cloud.identity import account_user
 from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
 from skyrl_magic.core import contract
@@ -115,6 +116,7 @@ class ModalBackend:
         client: a client of the account or of the local server.
         env: environment variables of every container, beside the contract's.
         ensure: called before the server is asked for something; starts it where it is ours and has gone.
+        account: stands for the account (``cloud.identity.account_key``).
     """
 
     def __init__(
@@ -123,8 +125,10 @@ class ModalBackend:
         client: modal.Client,
         env: Mapping[str, str] | None = None,
         ensure: Callable[[], object] = lambda: None,
+        account: str = "",
     ) -> None:
         self.name = name
+        self.account = account
         self.client = client
         self._env = dict(env or {})
         self._ensure = ensure
@@ -191,6 +195,11 @@ class ModalBackend:
             apps = modal.Environment.from_context(client=self.client).apps.list()
         with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="skyrl-list") as pool:
             return [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
+
+    def owner(self) -> str | None:
+        """Whom the account says that asks (see ``core.ports.Backend.owner``)."""
+        self._ensure()
+        return account_user(self.client)
 
     def rates(self) -> Mapping[str, float]:
         """The account's own prices by Modal's names for them (``core.prices``), in US dollars a unit and hour."""

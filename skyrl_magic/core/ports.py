@@ -143,6 +143,15 @@ class Backend(Protocol):
         """``modal`` or ``local``."""
         ...
 
+    @property
+    def account(self) -> str:
+        """Stands for the account that is used, in a few hex digits; empty where nothing lasting does."""
+        ...
+
+    def owner(self) -> str | None:
+        """Whom the account says that asks, as ``NAME (ID)``; None where it does not say it. Raises BackendError."""
+        ...
+
     def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> Sandbox:
         """Create a container; ``on_phase`` hears ``image``, ``checkout``, ``container`` as each begins.
 

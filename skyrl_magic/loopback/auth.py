@@ -47,6 +47,11 @@ class Auth:
         self.token_secret = token_secret
         self._key = hashlib.sha256(b"skyrl_magic.loopback\0" + token_secret.encode()).digest()
 
+    @property
+    def user_id(self) -> str:
+        """Of the one user of this server: as lasting as its token, and the same under any hostname."""
+        return f"us-{hashlib.sha256(self.token_id.encode()).hexdigest()[:22]}"
+
     def check_client(self, metadata: Mapping[str, object]) -> None:
         """Accept a control call.
 

@@ -16,9 +16,10 @@ from skyrl_magic.core.ports import Backend, MountedVolume, Sandbox, SandboxReque
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.session_tags import session_tags, spec_json
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
+from skyrl_magic.service.owners import owner
 from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import TICK_S, Progress, Session
-from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
 #: How often an upload is tried whose files change under its hands.
@@ -74,7 +75,7 @@ class Creation:
 
     def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
         spec, name = request.spec, request.place[2]
-        tags = session_tags(spec, name, owner(), time.time())
+        tags = session_tags(spec, name, owner(spec.backend).text, time.time())
         price = self._pricing.of(spec, request.usd_per_hour)
         said: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
@@ -134,7 +135,7 @@ def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upl
 
 def _supervisor_config(request: SessionRequest, price: Price | None, volume: MountedVolume) -> str:
     """The agent's configuration (``agent.config``), as JSON."""
-    spec = request.spec
+    spec, whose = request.spec, owner(request.spec.backend).text
     prices = {} if price is None else {**dataclasses.asdict(price)}
     prices.pop("source", None)
     return json.dumps(
@@ -142,7 +143,7 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             **prices,
             "session": request.place[2],
             "spec": spec_json(spec),
-            "about": {"app": spec.app, "owner": owner(), "backend": spec.backend, "gpu": str(spec.gpu)},
+            "about": {"app": spec.app, "owner": whose, "backend": spec.backend, "gpu": str(spec.gpu)},
             "state_dir": contract.STATE_DIR,
             "checkout_dir": contract.CHECKOUT_DIR,
             "volume_dir": contract.VOLUME_DIR,

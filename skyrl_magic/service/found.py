@@ -7,16 +7,17 @@ from skyrl_magic.core.ports import Sandbox
 from skyrl_magic.core.session_tags import SessionTags, read_tags, says, unread_spec
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.connection import Timing
+from skyrl_magic.service.owners import Owner, owner
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_request import owner
 
 
 def tags_in(sandbox: Sandbox, backend: str) -> SessionTags | None:
-    """What a container's tags say; None where it ended just now, or is something else."""
+    """What the tags of an owner's session say; None where it ended just now, or is somebody's or something else."""
     try:
-        return read_tags(sandbox.tags(), backend, sandbox.app)
+        tags = read_tags(sandbox.tags(), backend, sandbox.app)
     except (NotFound, SessionLost, ValueError):
         return None
+    return tags if owner(backend).owns(tags.owner) else None
 
 
 def session_in(tags: SessionTags, sandbox: Sandbox, backend: str, timing: Timing | None = None) -> Session:
@@ -43,8 +44,8 @@ def own_session(name: str, sandbox: Sandbox, backend: str, wanted: SessionSpec |
         found = read_tags(tags, backend, sandbox.app)
     except ValueError:
         raise SessionConflict(f"{name} is a sandbox of something else: choose another --session NAME") from None
-    if found.owner != owner():
-        raise SessionConflict(f"session {name} belongs to {found.owner}: choose another --session NAME")
+    if not owner(backend).owns(found.owner):
+        raise SessionConflict(f"session {name} belongs to {Owner(found.owner).name}: choose another --session NAME")
     if wanted is not None and says(tags, wanted):
         return Session(name, wanted, sandbox, None)
     return session_in(found, sandbox, backend)

@@ -14,11 +14,12 @@ from skyrl_magic.core.ports import Sandbox
 from skyrl_magic.service import logs
 from skyrl_magic.service.archive import ArchivedRun, archived_runs
 from skyrl_magic.service.found import tags_in
+from skyrl_magic.service.owners import Owner, owner
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
 from skyrl_magic.service.run_names import is_place, resolve
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import asked
-from skyrl_magic.service.session_request import Place, SessionRequest, owner
+from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
 
 #: How many sessions are asked at once.
@@ -45,6 +46,8 @@ class KnownRun:
     """One of :data:`STATES`, or :data:`UNKNOWN`."""
     detail: str = ""
     """The exit code, the signal, or why its session ended it."""
+    mine: bool = True
+    """Its session is the owner's."""
 
     @property
     def run_id(self) -> str:
@@ -53,8 +56,8 @@ class KnownRun:
 
     @property
     def owner(self) -> str:
-        """Whose session it is."""
-        return owner() if self.archived is None or self.place is not None else self.archived.session.owner
+        """Whose session it is, of one that is not the owner's."""
+        return "" if self.archived is None else Owner(self.archived.session.owner).name
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def known_runs(sessions: SessionService, request: SessionRequest) -> KnownRuns:
     names = {name for name, _ in silent}
     there = {run.run_id: run for run in archived}
     runs = [_of_live(summary, place, there.pop(summary.run_id, None)) for place, summary in live]
-    runs += [_of_archive(run, names) for run in there.values()]
+    me = owner(request.spec.backend)
+    runs += [_of_archive(run, names, mine=me.owns(run.session.owner)) for run in there.values()]
     runs.sort(key=lambda run: run.summary.started_at, reverse=True)
     return KnownRuns(runs, [line for _, line in silent] + problem)
 
@@ -107,7 +111,7 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str, noteb
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
     """
     known = known_runs(sessions, request)
-    mine = [run for run in known.runs if run.owner == owner() or run.run_id == text]
+    mine = [run for run in known.runs if run.mine or run.run_id == text]
     try:
         own = [run for run in mine if run.summary.notebook == notebook]
         run_id = resolve(text, [run.run_id for run in (own if own and is_place(text) else mine)])
@@ -193,17 +197,17 @@ def _of_live(run: protocol.RunSummary, place: Place, archived: ArchivedRun | Non
     return KnownRun(run, place[2], place, archived, word, detail)
 
 
-def _of_archive(run: ArchivedRun, silent: set[str]) -> KnownRun:
+def _of_archive(run: ArchivedRun, silent: set[str], *, mine: bool) -> KnownRun:
     session = run.session
     if run.ended:
         word, detail = stands(run.summary)
-    elif session.may_live(time.time()) and (session.name in silent or session.owner != owner()):
+    elif session.may_live(time.time()) and (session.name in silent or not mine):
         word, detail = UNKNOWN, ""
     else:
         word, detail = LOST, ""
     if run.ended and run.reason:
         word, detail = STOPPED, run.reason
-    return KnownRun(run.summary, session.name, None, run, word, detail)
+    return KnownRun(run.summary, session.name, None, run, word, detail, mine)
 
 
 def stands(run: protocol.RunSummary) -> tuple[str, str]:

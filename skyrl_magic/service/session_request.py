@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from skyrl_magic.core.errors import SessionConflict
 from skyrl_magic.core.options import spec_flag, spec_text
-from skyrl_magic.core.session_tags import KIND
 from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
+from skyrl_magic.service.owners import owner
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.sync import CheckoutSync
 
@@ -40,33 +36,13 @@ class SessionRequest:
     @property
     def place(self) -> Place:
         """Where its session is, or would be."""
-        return self.spec.backend, self.spec.app, self.name or self.spec.default_name(owner())
+        return self.spec.backend, self.spec.app, self.name or self.spec.default_name(owner(self.spec.backend).id)
 
     def at(self, place: Place) -> SessionRequest:
         """The request for a session that runs, as it is."""
         backend, app, name = place
         spec = replace(self.spec, backend=backend, app=app)
         return replace(self, spec=spec, name=name, asked=frozenset())
-
-
-def owner() -> str:
-    """Who owns the sessions that are started here: sessions of one user on one machine are shared by notebooks."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "user"
-    return f"{user}@{socket.gethostname()}"
-
-
-def asker() -> str:
-    """Who asks something of a session that others use too: the owner and, under Jupyter Server, the notebook's name."""
-    notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).name
-    return f"{owner()} ({notebook})" if notebook else owner()
-
-
-def owner_tags() -> dict[str, str]:
-    """The tags by which the owner's sessions are found."""
-    return {KIND[0]: KIND[1], "owner": owner()}
 
 
 def check_spec(session: Session, request: SessionRequest) -> None:

@@ -11,8 +11,10 @@ from typing import TypeVar
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import AlreadyExists, NotFound, SessionConflict, SessionError, SessionLost
 from skyrl_magic.core.ports import Backend, Sandbox, Volume
+from skyrl_magic.core.session_tags import KIND
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.found import own_session, tags_in
+from skyrl_magic.service.owners import asker, meet, take_problems
 from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.pricing import Pricing
 from skyrl_magic.service.session import ENDED, Progress, Session
@@ -20,10 +22,8 @@ from skyrl_magic.service.session_info import SessionInfo, ask_status, session_in
 from skyrl_magic.service.session_request import (
     Place,
     SessionRequest,
-    asker,
     bring_checkout,
     check_spec,
-    owner_tags,
 )
 
 #: How often a name that is taken and free by turns is tried.
@@ -57,7 +57,7 @@ class SessionService:
         self._backend = backend
         self._sessions: dict[Place, Session] = {}
         self._used: set[str] = set()
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="skyrl-create")
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="skyrl-create")
         self._creation = Creation(build_agent, self._pool, self.pricing)
         self._lock = threading.RLock()
 
@@ -75,13 +75,13 @@ class SessionService:
             SessionConflict: the name belongs to another spec. SessionError, BackendError: it cannot be started.
             RunStopped: interrupted meanwhile; a container under way is ended.
         """
-        key = request.place
         with self._lock:
+            backend = self.reach(request.spec.backend, progress)  # its account says whose the session is
             known = self._known(request, progress)
             if known is not None:
                 return known, False
+            key = request.place
             self._forget(key)
-            backend = self.reach(key[0], progress)
             for _ in range(_TRIES):
                 session = self._join(backend, request, progress)
                 created = session is None
@@ -104,10 +104,11 @@ class SessionService:
             SessionConflict: the name belongs to another spec. SessionError: it does not answer. BackendError.
         """
         with self._lock:
+            backend = self._ask(request.spec.backend)
             known = self._known(request)
             if known is not None:
                 return known
-            session = self._join(self._ask(request.spec.backend), request)
+            session = self._join(backend, request)
             if session is None:
                 return None
             try:
@@ -165,8 +166,8 @@ class SessionService:
         return self._ask(backend).volume(name)
 
     def sandboxes(self, backend: str) -> Sequence[Sandbox]:
-        """The owner's running containers, of whichever app. Raises BackendError."""
-        return self._ask(backend).list(owner_tags())
+        """The running containers that are sessions, of whichever app, other owners' too. Raises BackendError."""
+        return self._ask(backend).list(dict([KIND]))
 
     def locate(self, backend: str, app: str, name: str) -> Place:
         """Where the session of this name is: in this app, open in this process, or in any app of a used backend.
@@ -210,7 +211,7 @@ class SessionService:
         try:
             session.open()
             before_end(session)
-            session.channel.request(lambda n: protocol.StopSession(n, asker()), protocol.Done, timeout_s=15.0)
+            session.channel.request(lambda n: protocol.StopSession(n, asker(backend)), protocol.Done, timeout_s=15.0)
             session.channel.gone.wait(STOP_TIMEOUT_S)  # it ends by itself, with its last commit
         except SessionError:
             pass  # it does not answer, or has gone: the container is ended all the same
@@ -222,10 +223,14 @@ class SessionService:
         """Connect to the backend, where that was not done; what is waited for is shown. Raises BackendError."""
         if backend in self._used:
             return self._backend(backend)
-        return self._asked(backend, lambda: self._ask(backend), progress)
+        found = self._asked(backend, lambda: self._ask(backend), progress)
+        for text in take_problems():
+            progress.note(text)
+        return found
 
     def _ask(self, backend: str) -> Backend:
         found = self._backend(backend)
+        meet(found)
         self._used.add(backend)
         return found
 

@@ -289,7 +289,7 @@ class Cells:
         self._notes_of_backend(session.spec, resolved)
         self._note_other_checkout(session, resolved.spec.repo)
         if created:
-            self._notes_of_new(session, lost or end_before(status))
+            self._notes_of_new(session, lost or end_before(status, session.spec.backend))
         elif self.notebook.once(f"runs of {session.sandbox.id}"):
             note_runs(session, self.notebook, notebook_key(folder))
         if not created:

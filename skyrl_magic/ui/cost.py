@@ -8,10 +8,11 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.core.protocol.durations import duration_text
+from skyrl_magic.service.owners import is_asker
 from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
-from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.session_request import SessionRequest
 
 _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 
@@ -70,9 +71,10 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
         session.set_budget(budget, price)
 
 
-def end_before(status: protocol.Status) -> str:
+def end_before(status: protocol.Status, backend: str) -> str:
     """Why the session of this name before a new one had ended, as that one knows it; your own stop is no news."""
-    if not status.earlier or status.earlier.startswith(f"%skyrl_stop by {owner()}"):
+    stopped_by = status.earlier.removeprefix("%skyrl_stop by ").removesuffix(" ended it")
+    if not status.earlier or is_asker(stopped_by, backend):
         return ""
     return f"{status.earlier}, {duration_text(status.earlier_s)} ago" if status.earlier_s else status.earlier
 

@@ -10,10 +10,11 @@ from skyrl_magic.core.errors import NotFound, SessionLost, SessionUnreachable, U
 from skyrl_magic.service.archive import missing_line
 from skyrl_magic.service.find_run import last_run
 from skyrl_magic.service.logs import summary
+from skyrl_magic.service.owners import owner
 from skyrl_magic.service.run_list import find_log, volume_log
 from skyrl_magic.service.run_log import LiveLog, RunLog, VolumeLog
 from skyrl_magic.service.run_names import resolve
-from skyrl_magic.service.session_request import SessionRequest, owner
+from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.notebook import Notebook
@@ -47,10 +48,11 @@ def find_notebook_log(
         except SessionLost:
             pass
     if session is not None:
-        return _told(volume_log(sessions, session.spec.backend, session.spec.volume, run_id), session.spec.volume)
+        backend, volume = session.spec.backend, session.spec.volume
+        return _told(volume_log(sessions, backend, volume, run_id), backend, volume)
     request = make_request()
     log = _last(sessions, request, key) if not run_id else find_log(sessions, request, run_id, key)
-    return _told(log, request.spec.volume) if isinstance(log, VolumeLog) else log
+    return _told(log, request.spec.backend, request.spec.volume) if isinstance(log, VolumeLog) else log
 
 
 def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog:
@@ -71,14 +73,14 @@ def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog
     return LiveLog(session, run)
 
 
-def _told(log: VolumeLog, volume: str) -> VolumeLog:
+def _told(log: VolumeLog, backend: str, volume: str) -> VolumeLog:
     """Say where the log comes from, and what of it may be missing."""
     session = log.archived.session
     gone = "is gone"
     if session.ended_at is not None:
         gone = f"ended at {clock_text(session.ended_at)} ({session.reason})"
     note(f"run {log.run.run_id}: session {session.name} {gone}; its log is on volume {volume}")
-    dead = session.owner == owner() or not session.may_live(time.time())  # the owner's own were asked
+    dead = owner(backend).owns(session.owner) or not session.may_live(time.time())  # the owner's own were asked
     missing = missing_line(log.archived, log.journal, dead=dead)
     if missing:
         note(missing)

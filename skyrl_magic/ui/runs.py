@@ -14,7 +14,6 @@ from skyrl_magic.core.options import HELP, RUN, Option, read_options
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import KeepRuns
 from skyrl_magic.service.run_list import FAILED, LOST, STATES, STOPPED, KnownRun, KnownRuns
-from skyrl_magic.service.session_request import owner
 from skyrl_magic.ui.tables import Table, clock_text, size_text
 
 USAGE = """\
@@ -84,7 +83,7 @@ def read_runs_line(line: str, evaluate: Evaluate | None = None) -> RunsAsked:
 
 def runs_table(known: KnownRuns, asked: RunsAsked, volume: str, keep: KeepRuns) -> Table:
     """The runs that were asked for, and what becomes of their logs."""
-    mine = [run for run in known.runs if asked.everyone or run.owner == owner()]
+    mine = [run for run in known.runs if asked.everyone or run.mine]
     rows = [run for run in mine if _wanted(run, asked)]
     others = len(known.runs) - len(mine)
     kept = f"logs stay on volume {volume} for {keep.days:g} days, and {keep.gb:g} GB of them in all"
@@ -93,7 +92,7 @@ def runs_table(known: KnownRuns, asked: RunsAsked, volume: str, keep: KeepRuns) 
         caption.insert(0, f"and {len(rows) - _MAX_ROWS} older ones: --since, --session and --state choose")
     if others:
         caption.append(f"{others} runs of other owners are on the volume too: --everyone shows them")
-    shared = asked.everyone and bool(others or any(run.owner != owner() for run in rows))
+    shared = asked.everyone and bool(others or any(not run.mine for run in rows))
     columns = ("run", "session", *(("owner",) if shared else ()), "kind", "state", "started", "took", "output")
     cells = [_cells(run, shared=shared) for run in rows[:_MAX_ROWS]]
     empty = "no runs are known" if not mine else "no runs are like that"
@@ -117,7 +116,7 @@ def _cells(run: KnownRun, *, shared: bool) -> tuple[str, ...]:
     return (
         run.run_id,
         run.session,
-        *((run.owner,) if shared else ()),
+        *(("you" if run.mine else run.owner,) if shared else ()),
         summary.kind,
         _state_text(run),
         clock_text(summary.started_at) if summary.started_at else "",

@@ -17,8 +17,9 @@ from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, SessionLost
 from skyrl_magic.core.gpus import parse_gpu
 from skyrl_magic.core.spec import RunRequest
+from skyrl_magic.service.owners import asker
 from skyrl_magic.service.runs import RunService, new_run_id
-from skyrl_magic.service.session_request import SessionRequest, asker
+from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec
 
@@ -115,7 +116,8 @@ def test_stop_ends_the_container_and_commits(
         _service(backend, agent_path).stop(backend.name, request_none.spec.app, session.name)
         # The agent reports how the run ended before it leaves, unless the container is gone first.
         error = followed.exception(60)
-        assert isinstance(error, SessionLost) or followed.result().reason == f"%skyrl_stop by {asker()} ended it"
+        by = asker(backend.name)
+        assert isinstance(error, SessionLost) or followed.result().reason == f"%skyrl_stop by {by} ended it"
     assert session.sandbox.poll() is not None
     volume = modal.Volume.from_name(request_none.spec.volume, client=backend.client)
     assert b"".join(volume.read_file(mark)) == f"{mark}\n".encode()

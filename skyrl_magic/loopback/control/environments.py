@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
@@ -40,6 +41,13 @@ def _list_item(environment: Environment) -> api_pb2.EnvironmentListItem:
     )
 
 
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "user"
+
+
 class EnvironmentCalls(Calls):
     """``Environment*``, ``Workspace*``, ``ClientHello``, ``AuthTokenGet``, ``TokenInfoGet``."""
 
@@ -57,7 +65,10 @@ class EnvironmentCalls(Calls):
     async def TokenInfoGet(self, request: api_pb2.TokenInfoGetRequest) -> api_pb2.TokenInfoGetResponse:  # noqa: ARG002
         """Whom the token belongs to."""
         return api_pb2.TokenInfoGetResponse(
-            token_id=self.state.auth.token_id, workspace_id="ac-loopback", workspace_name=WORKSPACE_NAME
+            token_id=self.state.auth.token_id,
+            workspace_id="ac-loopback",
+            workspace_name=WORKSPACE_NAME,
+            user_identity=api_pb2.UserIdentity(user_id=self.state.auth.user_id, username=_user_name()),
         )
 
     @unary

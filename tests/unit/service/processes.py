@@ -171,12 +171,17 @@ class ProcessBackend:
     """``core.ports.Backend`` of such sandboxes. ``before`` hears of each phase and may raise."""
 
     name = "local"
+    account = "processes"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.made: list[ProcessSandbox] = []
         self.volume_version = 2
+        self.whose: str | None = "ann (us-1)"
         self.before: Callable[[str], object] = lambda _: None
+
+    def owner(self) -> str | None:
+        return self.whose
 
     def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
         for phase in ("image", "checkout", "container"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,8 @@ from skyrl_magic.service import session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.creation import new_volume_text
-from skyrl_magic.service.session_request import SessionRequest, asker, owner
+from skyrl_magic.service.owners import asker, owner, user_at_host
+from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.service.watch import Lost
 from tests.unit.service.conftest import Recorder, World, sandbox_of
@@ -61,7 +63,7 @@ def test_phases_are_told_and_the_second_time_there_are_none(world: World) -> Non
     again, created = world.service.ensure(world.request(), progress)
     assert (again is session, created, len(progress.phases)) == (True, False, 3)
     assert world.service.open_names() == [session.name]
-    assert session.name == world.request().spec.default_name(owner())
+    assert session.name == world.request().spec.default_name(owner("local").id)
 
 
 def test_the_checkout_is_mounted_and_its_rest_comes_with_the_first_run(world: World, checkout: Checkout) -> None:
@@ -124,14 +126,14 @@ def test_a_session_that_has_ended_unnoticed_is_no_conflict(world: World) -> None
 
 
 def test_another_owners_session_is_left_alone(world: World, other: SessionService) -> None:
-    foreign(world, {"owner": "somebody@else"})
+    foreign(world, {"owner": "bob (us-2)"})
     for action in (
         lambda: other.ensure(named(world.request(), "taken", asked=frozenset()), Recorder()),
         lambda: other.stop("local", "app", "taken"),
     ):
-        with pytest.raises(SessionConflict, match="taken belongs to somebody@else"):
+        with pytest.raises(SessionConflict, match="taken belongs to bob: "):
             action()
-    assert other.list("local") == []
+    assert (other.list("local"), other.running("local")) == ([], [])
     assert world.backend.made[0].poll() is None
 
 
@@ -143,9 +145,9 @@ def test_a_sandbox_of_something_else_is_left_alone(world: World, other: SessionS
 
 
 def as_of_an_earlier_version(world: World) -> None:
-    """The sandbox's tags as they were before there was one for the spec."""
+    """The sandbox's tags as they were before there was one for the spec, and owners that last."""
     made = world.backend.made[0]
-    tags = {**made.request.tags, **made.request.spec.texts(), "timeout_s": "3600"}
+    tags = {**made.request.tags, **made.request.spec.texts(), "timeout_s": "3600", "owner": user_at_host()}
     del tags["spec"]
     made.request = dataclasses.replace(made.request, tags=tags)
 
@@ -220,6 +222,16 @@ def test_a_new_volume_is_said_once(world: World, other: SessionService) -> None:
     other.ensure(named(world.request(volume="skyrl-dta"), "one"), second)
     other.ensure(named(world.request(volume="skyrl-dta"), "two"), third)
     assert (first.notes, second.notes, third.notes) == (["volume skyrl-dta is new"], [], [])
+
+
+def test_a_session_is_found_under_another_hostname(
+    world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = world.start()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-container")
+    joined, created = other.ensure(world.request(), Recorder())
+    assert (joined.sandbox.id, joined.name, created) == (session.sandbox.id, session.name, False)
+    assert [row.name for row in other.list("local")] == [session.name]
 
 
 def test_of_a_new_volume_the_nearest_name_is_said() -> None:
@@ -429,7 +441,7 @@ def test_stop_ends_runs_and_container(world: World) -> None:
 
     cell = f"trap 'touch {marker}; exit' TERM; echo x; while :; do sleep 0.01; done"
     result, _ = world.run(session, cell, Recorder(stop))
-    assert result.reason == f"%skyrl_stop by {asker()} ended it"
+    assert result.reason == f"%skyrl_stop by {asker('local')} ended it"
     assert marker.exists()
     assert session.sandbox.poll() is not None
     assert world.service.get("local", "app", session.name) is None
@@ -484,10 +496,6 @@ def test_a_closed_service_leaves_its_sessions(world: World, other: SessionServic
     assert session.sandbox.poll() is None
     _, created = other.ensure(world.request(), Recorder())
     assert not created
-
-
-def test_the_owner_is_a_user_on_a_machine() -> None:
-    assert owner().count("@") == 1
 
 
 def test_the_supervisor_is_told_the_contract(world: World) -> None:

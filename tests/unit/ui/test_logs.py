@@ -10,8 +10,8 @@ from skyrl_magic.core.errors import OptionError, SessionLost, UnknownRun
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.ports import ByteStream
+from skyrl_magic.service.owners import asker
 from skyrl_magic.service.runs import RunService
-from skyrl_magic.service.session_request import asker
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.logs import LOG_OPTIONS, USAGE
@@ -200,7 +200,7 @@ def test_a_log_outlives_its_session(
         note, *out = said.out.splitlines()[-4:]
         assert out == ["out 1", "out 2", "out 3"]
         assert note.startswith(f"run {run_id(cells)}: session {name} ended at ")
-        assert note.endswith("(%skyrl_stop by USER ended it); its log is on volume skyrl-data".replace("USER", asker()))
+        assert note.endswith(f"(%skyrl_stop by {asker('local')} ended it); its log is on volume skyrl-data")
     assert len(backend.made) == 1
 
 
