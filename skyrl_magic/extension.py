@@ -140,13 +140,15 @@ def _local_backend() -> ModalBackend:
 
 def _ensure_server() -> ServerAddress:
     """The local server; one that is started again takes its old port and token, so that clients of it stay good."""
-    from skyrl_magic.core.errors import BackendUnavailable
+    from skyrl_magic.core.errors import BackendUnavailable, reason_of
     from skyrl_magic.loopback.daemon import LoopbackError, ensure_server
 
     try:
         return ensure_server()
     except (OSError, LoopbackError) as error:
-        lines = str(error).splitlines()  # the last one is the server's own error
+        # The last line of a server's words is its own error; what the operating system refuses has a file.
+        file = getattr(error, "filename", None)
+        lines = [f"{file}: {reason_of(error)}"] if file else str(error).splitlines()
         raise BackendUnavailable("; ".join(dict.fromkeys((lines[0], lines[-1])))) from error
 
 

@@ -144,7 +144,7 @@ class Attach:
         except (TypeError, ValueError, AttributeError, KeyError) as error:  # fields of a wrong type
             self._refuse(message, "bad_request", f"{type(message).__name__}: {error}")
         except OSError as error:
-            self._refuse(message, "io_error", f"{type(message).__name__}: {error}")
+            self._refuse(message, "io_error", f"{type(message).__name__}: {error.strerror or error}")
 
     def _refuse(self, message: protocol.Message, code: str, text: str) -> None:
         self._client.send(protocol.Failed(getattr(message, "request", 0), code, text))
@@ -255,7 +255,7 @@ def run_attach(state_dir: Path, ping_timeout_s: float = PING_TIMEOUT_S, boot_tim
     try:
         supervisor = _wait_for_supervisor(state_dir / paths.SUPERVISOR_SOCKET, boot_timeout_s)
     except OSError as error:
-        sys.stderr.write(f"skyrl_magic: no session answers in {state_dir}: {error}\n")
+        sys.stderr.write(f"skyrl_magic: no session answers in {state_dir}: {error.strerror or error}\n")
         return EXIT_NO_SESSION
     with supervisor:
         return Attach(state_dir, supervisor, stdio, ping_timeout_s).run()

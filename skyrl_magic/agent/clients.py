@@ -105,7 +105,7 @@ class Client:
             # Fields of a wrong type, a name that cannot be, a full disk: the request fails and the session goes on.
             code, text = "bad_request", f"{type(message).__name__}: {error}"
             if isinstance(error, OSError):
-                code = "io_error"
+                code, text = "io_error", f"{type(message).__name__}: {error.strerror or error}"
                 if error.errno == errno.ENOSPC:
                     text = "the disk of the session's container is full: %skyrl_stop ends the session and frees it"
             self.push(protocol.Failed(getattr(message, "request", 0), code, text))

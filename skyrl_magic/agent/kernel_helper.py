@@ -17,11 +17,17 @@ _changed: List[Tuple[Dict[str, Optional[str]], str]] = []
 
 
 def enter(env: Dict[str, str], workdir: str) -> None:
-    """Give the next cell environment variables and a working directory of its own."""
-    _changed.append(({name: os.environ.get(name) for name in env}, os.getcwd()))  # noqa: PTH109
-    os.environ.update(env)
+    """Give the next cell environment variables and a working directory of its own. Raises ``OSError``."""
+    before = os.getcwd()  # noqa: PTH109
     if workdir:
-        os.chdir(workdir)
+        try:
+            os.chdir(workdir)
+        except FileNotFoundError:
+            raise OSError(f"the working directory {workdir} does not exist") from None
+        except OSError as error:
+            raise OSError(f"the working directory {workdir} cannot be used: {error.strerror}") from None
+    _changed.append(({name: os.environ.get(name) for name in env}, before))
+    os.environ.update(env)
 
 
 def leave() -> None:
@@ -79,6 +85,8 @@ def send(blob: str, names: List[str], max_bytes: int, as_pickle: bool) -> Answer
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"the container's disk says: {error.strerror}"
     return str(error) if isinstance(error, variables.VariableProblem) else f"{type(error).__name__}: {error}"
 
 

@@ -38,7 +38,9 @@ def about_text(duration_s: float) -> str:
 
 def usd_text(usd: float) -> str:
     """``$5``, ``$0.25`` or ``$0.0004``: as many digits as it takes."""
-    return f"${usd:.2f}".replace(".00", "") if usd >= 0.1 else f"${usd:.2g}"  # noqa: PLR2004  (whole cents)
+    if usd >= 0.1:  # noqa: PLR2004  (whole cents)
+        return f"${usd:.2f}".replace(".00", "")
+    return f"${usd:.2g}" if usd >= 1e-4 else f"${usd:.6f}"  # noqa: PLR2004  (``g`` writes 1e-05 from there on)
 
 
 class Limits:

@@ -40,6 +40,12 @@ class SkyRLMagicError(Exception):
         return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed, in plain words: of an operating system's error its text, without its number."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(text.splitlines()), type(error).__name__)
+
+
 class OptionError(SkyRLMagicError):
     """A magic line or a setting is wrong; nothing was started."""
 

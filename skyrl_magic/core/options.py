@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +20,6 @@ from skyrl_magic.core.expand import Evaluate, end_of_braces, expanded
 from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
 SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP = "session", "live", "run", "kernel", "variables", "help"
-_SCOPES = {
-    SESSION: "the session's spec (other values: another container)",
-    LIVE: "the session's name and what can change while it runs",
-    RUN: "this run",
-    KERNEL: "the Python kernel",
-    VARIABLES: "variables that travel",
-    HELP: "help",
-}
 ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP)
 #: Of the magics that move variables.
 TRAVEL_SCOPES = (SESSION, LIVE, KERNEL, VARIABLES, HELP)
@@ -143,7 +134,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--python", "python", KERNEL, "use the session's Python kernel, which keeps its variables"),
     Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),
     Option("--pickle", "pickle", VARIABLES, "pickle what has no open format: loading a pickle runs code"),
-    Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable (256MiB)", "SIZE", values.size_bytes),
+    Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable", "SIZE", values.size_bytes),
     Option("--help", "help", HELP, "this text", short="-h"),
 )
 #: What a settings file and ``%config`` say, and no line does.
@@ -329,17 +320,6 @@ def setting(name: str, value: object) -> tuple[str, Any]:
         items = value if isinstance(value, (list, tuple)) else [value]
         return option.field, tuple(option.read(option.flag, str(item)) for item in items)
     return option.field, option.read(option.flag, str(value))
-
-
-def help_text(magic: str, summary: str, *, scopes: Iterable[str] = ALL_SCOPES) -> str:
-    """What ``-h`` prints."""
-    lines = [f"usage: {magic} [options]", "", textwrap.fill(summary, 100), ""]
-    for scope in scopes:
-        lines.append(f"{_SCOPES[scope]}:")
-        for option in (o for o in OPTIONS if o.scope == scope):
-            names = f"{option.short}, {option.flag}" if option.short else option.flag
-            lines.append(f"{f'  {names} {option.metavar or str()}':<36}{option.help}")
-    return "\n".join(lines)
 
 
 def merge(*layers: Given) -> Given:

@@ -118,4 +118,4 @@ def usd_text(usd: float) -> str:
     """``$5``, ``$12.40`` or ``$0.0004``: cents, and more where it takes them."""
     if usd >= 0.1 or usd == 0:  # noqa: PLR2004  (whole cents say enough from there on)
         return f"${usd:.2f}".removesuffix(".00")
-    return f"${usd:.2g}"
+    return f"${usd:.2g}" if usd >= 1e-4 else f"${usd:.6f}"  # noqa: PLR2004  (``g`` writes 1e-05 from there on)

@@ -114,7 +114,7 @@ def usd(flag: str, text: str) -> float:
     except ValueError:
         amount = 0.0
     if not MIN_USD <= amount <= MAX_USD:
-        raise OptionError(f"{flag} {text}: give US dollars from {MIN_USD:g} up, as in 5 or 0.25")
+        raise OptionError(f"{flag} {text}: give US dollars from {MIN_USD:f} up, as in 5 or 0.25")
     return amount
 
 

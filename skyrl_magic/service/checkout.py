@@ -17,7 +17,7 @@ from pathlib import Path
 import pathspec
 
 from skyrl_magic.core import contract
-from skyrl_magic.core.errors import CheckoutError
+from skyrl_magic.core.errors import CheckoutError, reason_of
 from skyrl_magic.core.protocol import CHUNK_BYTES
 from skyrl_magic.service.changes import ChangeWatch
 
@@ -206,7 +206,7 @@ class CheckoutReader:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, re.error) as error:  # pathspec lets the last one through
-            raise CheckoutError(f"{contract.IGNORE_FILE} cannot be read: {error}") from None
+            raise CheckoutError(f"{contract.IGNORE_FILE} cannot be read: {reason_of(error)}") from None
 
     def _walk(
         self, folder: str, prefix: str, ignore: pathspec.GitIgnoreSpec | None, result: Scan

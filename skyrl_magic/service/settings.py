@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_magic.core import contract, spec, values
-from skyrl_magic.core.errors import OptionError
+from skyrl_magic.core.errors import OptionError, reason_of
 from skyrl_magic.core.options import Given, merge, setting
 from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
@@ -65,7 +65,7 @@ def project_settings(folder: Path) -> Given:
         try:
             tool = read_toml(path).get("tool")
         except (OSError, ValueError) as error:
-            raise OptionError(f"{path}: {error}") from None
+            raise OptionError(f"{path}: {reason_of(error)}") from None
         table = tool.get(PROJECT_TABLE) if isinstance(tool, dict) else None
         if table is not None:
             return _read(table, parent, f"{path} [tool.{PROJECT_TABLE}]")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import VariableError
+from skyrl_magic.core.errors import VariableError, reason_of
 from skyrl_magic.core.values import MAX_TIMEOUT_S
 from skyrl_magic.core.variables import Packed, VariableProblem, find, pack, unpack
 from skyrl_magic.service.blobs import blob, put
@@ -90,7 +90,7 @@ def pull(
             with _named():
                 values = unpack(file, pickled)
     except OSError as error:
-        raise VariableError(f"the variables find no place here: {error}") from None
+        raise VariableError(f"the variables find no place here: {reason_of(error)}") from None
     if set(values) != set(names):
         raise VariableError("the session sent other variables than it was asked for")
     return {name: values[name] for name in names}

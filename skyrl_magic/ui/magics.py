@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.imports import import_whole
 from skyrl_magic.core.options import (
+    ALL_SCOPES,
     LIVE,
     SESSION,
     START_SCOPES,
     TRAVEL_SCOPES,
     Given,
     Line,
-    help_text,
     parse_line,
     value_of,
 )
@@ -138,7 +138,7 @@ class SkyRLMagic(Settings):
     def _run(self, parsed: Line, cell: str | None, magic: str) -> Any:
         given = parsed.given
         if given.help:
-            _say(help_text(magic, _PYTHON_HELP if given.python else _MODAL_HELP))
+            _say_help(magic, _PYTHON_HELP if given.python else _MODAL_HELP)
             return None
         _check_cell(parsed, cell, magic)
         command = parsed.rest if cell is None else cell
@@ -200,7 +200,7 @@ class SkyRLMagic(Settings):
 
         names, given = names_and_options("%skyrl_push", line, TRAVEL_SCOPES, self._evaluate(line))
         if given.help:
-            _say(help_text("%skyrl_push a,b", _PUSH_HELP, scopes=TRAVEL_SCOPES))
+            _say_help("%skyrl_push a,b", _PUSH_HELP, scopes=TRAVEL_SCOPES)
             return
         self.cells.push(given, self.given(), _folder(), of_push(given, names, self._namespace()))
 
@@ -212,7 +212,7 @@ class SkyRLMagic(Settings):
 
         names, given = names_and_options("%skyrl_pull", line, TRAVEL_SCOPES, self._evaluate(line))
         if given.help:
-            _say(help_text("%skyrl_pull c,d", _PULL_HELP, scopes=TRAVEL_SCOPES))
+            _say_help("%skyrl_pull c,d", _PULL_HELP, scopes=TRAVEL_SCOPES)
             return
         self._assign(self.cells.pull(given, self.given(), _folder(), of_pull(given, names)))
 
@@ -324,7 +324,7 @@ def _options_alone(magic: str, summary: str, line: str, evaluate: Evaluate | Non
     """The options of a magic that takes nothing else; None where its help was asked for, which is printed."""
     parsed = parse_line(line, scopes=START_SCOPES, evaluate=evaluate)
     if parsed.given.help:
-        _say(help_text(magic, summary, scopes=START_SCOPES))
+        _say_help(magic, summary, scopes=START_SCOPES)
         return None
     if parsed.rest:
         raise OptionError(f"{parsed.rest.split()[0]!r} is no option of {magic}; -h lists them")
@@ -358,6 +358,12 @@ def _check_cell(parsed: Line, cell: str | None, magic: str) -> None:
 def _check_uv(given: Given) -> None:
     if given.uv is not None and not given.python:
         raise OptionError("--uv is for the Python kernel: add --python")
+
+
+def _say_help(magic: str, summary: str, scopes: Iterable[str] = ALL_SCOPES) -> None:
+    from skyrl_magic.core.option_help import help_text
+
+    _say(help_text(magic, summary, scopes=scopes))
 
 
 def _say(text: str) -> None:

@@ -225,6 +225,13 @@ def test_a_line_magics_value_can_be_assigned(kernel: Kernel) -> None:
     assert kernel.run("x, name, missing").result == "(2, {'a': (1, b'2')}, None)"
 
 
+def test_a_working_directory_that_is_not_there_is_said_in_plain_words(kernel: Kernel) -> None:
+    cell = kernel.run("%%skyrl_python --workdir nowhere --env LEFT=1\n1")
+    assert "the working directory /root/SkyRL/nowhere does not exist" in cell.err + "".join(cell.error)
+    assert "Errno" not in cell.err + "".join(cell.error)
+    assert kernel.run("%%skyrl_python\nimport os\nprint(os.environ.get('LEFT'))").out == "None\n"
+
+
 def test_a_functions_line_magic_gives_its_value_in_a_later_cell(kernel: Kernel) -> None:
     kernel.run("%%skyrl_python\nn = 41")
     kernel.run("def f():\n    r = %skyrl_python n + 1\n    return r\ndef g():\n    %skyrl_python n + 2")

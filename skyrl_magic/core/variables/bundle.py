@@ -19,6 +19,8 @@ HEAD = struct.Struct("<8sQQ")
 _MARK = b"skyrlvr1"
 #: How a variable was packed: in the open formats, or as a pickle.
 _OPEN, _PICKLE = 0, 1
+#: What IPython adds to everybody's variables: nobody means one of these.
+_OTHERS = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def find(namespace: Mapping[str, Any], names: Sequence[str], where: str) -> Dict
     """
     for name in names:
         if name not in namespace:
-            known = [key for key in namespace if isinstance(key, str) and not key.startswith("_")]
+            texts = (key for key in namespace if isinstance(key, str) and key not in _OTHERS)
+            known = [key for key in texts if not key.startswith("_")]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             raise VariableProblem(
                 f"there is no variable {name} {where}" + (f"; did you mean {near[0]}?" if near else "")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.gpus import NO_GPU, Gpu
+from skyrl_magic.core.option_help import EXAMPLES, defaults, help_text
 from skyrl_magic.core.options import (
     BY_FLAG,
     HELP,
@@ -18,7 +19,6 @@ from skyrl_magic.core.options import (
     SETTINGS,
     Given,
     Line,
-    help_text,
     merge,
     option_line,
     parse_line,
@@ -369,6 +369,16 @@ def test_help_names_every_option() -> None:
     text = help_text("%%skyrl_modal", "Run the cell.")
     for option in OPTIONS:
         assert option.flag in text
-        assert option.help in text
+        assert option.help in " ".join(text.split())
     assert "--workdir" not in help_text("%skyrl_start", "Start.", scopes=(SESSION, LIVE, HELP))
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_has_defaults_and_an_example_of_each_group() -> None:
+    text = " ".join(help_text("%%skyrl_modal", "Run the cell.").split())
+    assert "GPU type and count, or none (default: L4)" in text
+    assert "(default: 256MiB)" in text
+    assert set(defaults()) <= set(BY_FLAG)
+    for scope in EXAMPLES:
+        assert f"for example: {EXAMPLES[scope]}" in text
+        assert said(parse_line(EXAMPLES[scope], scopes=(scope,), evaluate=str).given)

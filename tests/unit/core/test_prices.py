@@ -59,3 +59,8 @@ def test_the_users_own_price_is_all_of_it() -> None:
 )
 def test_dollars(amount: float, text: str) -> None:
     assert usd_text(amount) == text
+
+
+@pytest.mark.parametrize(("usd", "text"), [(5.0, "$5"), (0.25, "$0.25"), (0.0004, "$0.0004"), (0.00002, "$0.000020")])
+def test_no_amount_has_an_exponent(usd: float, text: str) -> None:
+    assert usd_text(usd) == text

@@ -140,3 +140,8 @@ def test_any_text_is_a_value_or_an_option_error(read: object, text: str) -> None
     assert callable(read)
     with contextlib.suppress(OptionError):
         assert read("--flag", text) is not None
+
+
+def test_bounds_are_written_as_numbers_that_people_write() -> None:
+    with pytest.raises(OptionError, match=r"from 0.000001 up"):
+        values.usd("--max-usd", "0")

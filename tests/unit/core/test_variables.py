@@ -270,6 +270,8 @@ def test_names() -> None:
     assert find(namespace, ["frame"], "here") == {"frame": 2}
     with pytest.raises(VariableProblem, match=r"^there is no variable score here; did you mean scores\?$"):
         find(namespace, ["frame", "score"], "here")
+    with pytest.raises(VariableProblem, match=r"^there is no variable nope here$"):  # and not IPython's own open
+        find({"open": open, "exit": exit}, ["nope"], "here")
     with pytest.raises(VariableProblem, match=r"^there is no variable zzz here$"):
         find(namespace, ["zzz"], "here")
 
