@@ -8,13 +8,14 @@ container.
 from __future__ import annotations
 
 import itertools
+import posixpath
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from skyrl_magic.core.contract import CONTAINER_HOME, INFRA_LOG_DIR, VOLUME_DIR, VOLUME_LINK
+from skyrl_magic.core.contract import CONTAINER_HOME, INFRA_LOG_DIR, VOLUME_DIR, VOLUME_LINK, image_env
 
 #: What a training writes, by the option that says where, and where that is when nothing says it.
 _DEFAULTS = {
@@ -30,9 +31,14 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 #: ``$NAME``, ``${NAME}``, ``${NAME:-default}`` and ``${NAME:=default}``.
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::?[-=]([^{}]*))?\})")
 _SHELLS = frozenset({"bash", "sh", "source", "."})
+#: Words of the shell's own that stand before a command, and programs that run the command behind them.
+_KEYWORDS = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command"})
+_WRAPPERS = frozenset({"nohup", "env", "timeout", "nice", "stdbuf", "setsid", "sudo", "uv", "xargs", "caffeinate"})
 #: A command's output, whatever it is.
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _UNKNOWN = "$__"
+#: Stands for the path of what is no file: ``bash -c TEXT``.
+_TEXT = "-c"
 #: Scripts that run scripts are followed so far, and so many in all: a checkout that was cloned may hold anything.
 _DEPTH = 3
 _SCRIPTS = 8
@@ -64,6 +70,10 @@ class _Shell:
     trains: bool = False
     scripts: int = 0
     """How many were read."""
+    folder: str = ""
+    """Where ``cd`` has led, from where the command begins."""
+    script: str = ""
+    """The script that is read; empty for the command."""
 
 
 def lost_results(
@@ -81,7 +91,10 @@ def lost_results(
     """
     if "main_" not in command and ".sh" not in command:  # most cells: nothing need be read
         return []
-    shell = _Shell(read, {"HOME": CONTAINER_HOME, **(env or {})})
+    first_line = command.lstrip().partition("\n")[0]
+    if first_line.startswith("#!") and not re.search(r"\b(ba|da|z|k)?sh\b", first_line):
+        return []
+    shell = _Shell(read, {**image_env(), "HOME": CONTAINER_HOME, **(env or {})})
     _run(command, shell, [], _DEPTH)
     if not shell.trains:
         return []
@@ -126,21 +139,28 @@ def _run(text: str, shell: _Shell, arguments: list[str], depth: int) -> None:
     """Read a script that is given ``arguments``, which stand where it says ``$@``."""
     for words in _commands(text):
         # Assignments before a command hold for it alone; as their names rarely stand for anything else, they stay.
-        while words and (match := _ASSIGNMENT.fullmatch(words[0])):
-            shell.variables[match[1]] = _expand(match[2], shell.variables)
+        while words and (words[0] in _KEYWORDS or _assign(words[0], shell)):
             words = words[1:]  # noqa: PLW2901
         if not words:
             continue
-        if words[0] in {"export", "declare", "local"}:
+        if words[0] == "cd":
+            _change_folder(words[-1], shell)
+        elif words[0] in {"export", "declare", "local"}:
             for word in words[1:]:
-                if match := _ASSIGNMENT.fullmatch(word):
-                    shell.variables[match[1]] = _expand(match[2], shell.variables)
-            continue
-        if words[0] == ":":
+                _assign(word, shell)
+        elif words[0] == ":":
             for word in words[1:]:
                 _expand(word, shell.variables)
-            continue
-        _command(words, shell, arguments, depth)
+        else:
+            _command(words, shell, arguments, depth)
+
+
+def _assign(word: str, shell: _Shell) -> bool:
+    """Whether a word is an assignment, which is done."""
+    match = _ASSIGNMENT.fullmatch(word)
+    if match:
+        shell.variables[match[1]] = _expand(match[2], shell.variables)
+    return match is not None
 
 
 def _command(words: list[str], shell: _Shell, arguments: list[str], depth: int) -> None:
@@ -148,18 +168,49 @@ def _command(words: list[str], shell: _Shell, arguments: list[str], depth: int) 
     given: list[str] = []
     for word in words:
         given += arguments if word in {"$@", "$*", "${@}"} else [_expand(word, shell.variables)]
-    script = _script(given)
+    script = _script(_unwrapped(given))
     if script is not None:
         path, rest = script
-        text = shell.read(path) if depth and shell.scripts < _SCRIPTS else None
-        if text is not None:
+        if depth and shell.scripts < _SCRIPTS:
             shell.scripts += 1
-            _run(text, shell, rest, depth - 1)
+            _follow(path, rest, shell, depth - 1)
         return
     options = {match[1]: match[2].strip("'\"") for word in given if (match := _OPTION.fullmatch(word))}
     if any(_is_training(before, word) for before, word in itertools.pairwise(given)):
         shell.trains = True
         shell.options.update(options)
+
+
+def _follow(path: str, arguments: list[str], shell: _Shell, depth: int) -> None:
+    """Read a script, or after ``-c`` the text itself, in a shell of its own as far as ``cd`` goes."""
+    outside = shell.folder, shell.script
+    if path == _TEXT:
+        text: str | None = arguments[0]
+        arguments = arguments[1:]
+    else:
+        shell.script = posixpath.normpath(posixpath.join(shell.folder, path))
+        text = shell.read(shell.script)
+    if text is not None:
+        _run(text, shell, arguments, depth)
+    shell.folder, shell.script = outside
+
+
+def _change_folder(word: str, shell: _Shell) -> None:
+    """``cd``; in a script one that a program prints is taken for the script's own: ``cd "$(dirname "$0")"``."""
+    folder = _expand(word, shell.variables)
+    if _UNKNOWN in folder and shell.script:
+        folder = folder.replace(_UNKNOWN, posixpath.dirname(shell.script) or ".")
+        shell.folder = posixpath.normpath(folder)
+    else:
+        shell.folder = posixpath.normpath(posixpath.join(shell.folder, folder))
+
+
+def _unwrapped(words: list[str]) -> list[str]:
+    """The shell or the script that programs like ``nohup`` and ``timeout 1h`` run."""
+    if words[0] not in _WRAPPERS:
+        return words
+    starts = (at for at, word in enumerate(words) if word in _SHELLS or (word.endswith(".sh") and "=" not in word))
+    return words[next(starts, 0) :]
 
 
 def _is_training(before: str, word: str) -> bool:
@@ -175,7 +226,9 @@ def _script(words: list[str]) -> tuple[str, list[str]] | None:
     at = 0
     if words[0] in _SHELLS:
         at = 1
-        while at < len(words) and words[at].startswith("-") and words[at] != "-c":
+        while at < len(words) and words[at].startswith("-"):
+            if words[at].endswith("c"):  # ``-c``, ``-lc``: the text itself comes next
+                return (_TEXT, words[at + 1 :]) if at + 1 < len(words) else None
             at += 1
     elif not words[0].endswith(".sh"):
         return None

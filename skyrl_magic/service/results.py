@@ -20,22 +20,31 @@ _LOOK_TIMEOUT_S = 5.0
 
 
 def lost_text(session: Session, request: RunRequest, *, keep_results: bool) -> str:
-    """One line about the results of a shell cell's training that do not go to the volume; empty where they do.
+    """One line about the results of a training that do not go to the volume; empty where they do.
 
     Args:
         session: where it will run.
         request: the cell.
         keep_results: the user wants what can be kept to be kept.
     """
-    if request.kind != protocol.SHELL:
-        return ""
     checkout = session.sync.reader.checkout if session.sync is not None else None
     read = _reader(checkout, request.workdir) if checkout is not None else (lambda _: None)
-    found = lost_results(request.cell, read, dict(request.env), logs_kept=keep_results)
+    found = lost_results(_shell_text(request), read, dict(request.env), logs_kept=keep_results)
     if not found:
         return ""
     places = ", ".join(f"{lost.what} go to {lost.place}" for lost in found)
     return f"{places}: not on the volume, gone with the container; add {' '.join(lost.instead for lost in found)}"
+
+
+def _shell_text(request: RunRequest) -> str:
+    """What of a cell bash runs: of a Python cell the lines with an exclamation mark, or below ``%%bash`` all of it."""
+    if request.kind == protocol.SHELL:
+        return request.cell
+    first, _, rest = request.cell.lstrip().partition("\n")
+    if first.split()[:1] in (["%%bash"], ["%%sh"]):
+        return rest
+    lines = (line.lstrip() for line in request.cell.splitlines())
+    return "\n".join(line[1:] for line in lines if line.startswith("!"))
 
 
 def unkept_text(session: Session, size_text: Callable[[int], str]) -> str:

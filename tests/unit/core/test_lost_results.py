@@ -22,23 +22,72 @@ CHECK_POINT_DIR="/root/data/ckpts/gsm8k"
 EXPORT_PATH="/root/data/export"
 uv run -m skyrl.train.entrypoints.main_base trainer.ckpt_path=$CHECK_POINT_DIR trainer.export_path=$EXPORT_PATH $@
 """
-FILES = {"run.sh": SCRIPT, "modal.sh": MODAL_SCRIPT, "outer.sh": "cd /root/SkyRL\nbash run.sh trainer.epochs=1 $@\n"}
+FILES = {
+    "run.sh": SCRIPT,
+    "modal.sh": MODAL_SCRIPT,
+    "outer.sh": "cd /root/SkyRL\nbash run.sh trainer.epochs=1 $@\n",
+    "examples/gsm8k.sh": SCRIPT,
+    "examples/dirname.sh": 'cd "$(dirname "$0")"\nbash gsm8k.sh\n',
+}
 CKPTS = Lost("checkpoints", "/root/ckpts/gsm8k_1.5B_ckpt", "trainer.ckpt_path=/root/data/ckpts/gsm8k_1.5B_ckpt")
 EXPORTS = Lost("exports", "/root/exports", "trainer.export_path=/root/data/exports")
 MAIN = "python -m skyrl.train.entrypoints.main_base"
 
 
 def lost(command: str, **env: str) -> list[Lost]:
-    return lost_results(command, FILES.get, env)
+    return lost_results(command, read, env)
+
+
+def read(path: str) -> str | None:
+    """A script by its path from the checkout's folder, or by the whole one."""
+    return FILES.get(path.removeprefix("/root/SkyRL/"))
 
 
 @pytest.mark.parametrize(
     "command",
-    ["bash run.sh", "N=1 bash -x run.sh", "cd /root/SkyRL && bash run.sh | tee log", "bash outer.sh", "./run.sh"],
+    [
+        "bash run.sh",
+        "N=1 bash -x run.sh",
+        "cd /root/SkyRL && bash run.sh | tee log",
+        "bash outer.sh",
+        "./run.sh",
+        "cd examples && bash gsm8k.sh",
+        "cd examples\nbash ./gsm8k.sh",
+        "(cd examples/; bash ../run.sh)",
+        "bash examples/dirname.sh",
+        "bash $SKYRL_REPO_ROOT/run.sh",
+        "nohup bash run.sh &",
+        "time bash run.sh",
+        "env A=1 bash run.sh",
+        "timeout 1h ./run.sh",
+        "CUDA_VISIBLE_DEVICES=0 nice -n 5 bash run.sh",
+        "uv run -- bash run.sh",
+        "exec bash run.sh",
+        "if true; then bash run.sh; fi",
+        "for n in 1 2; do bash run.sh trainer.epochs=$n; done",
+        "bash -c 'bash run.sh'",
+        "bash -lc 'cd examples; bash gsm8k.sh'",
+        "#!/bin/bash -e\nbash run.sh",
+    ],
 )
 def test_skyrls_own_script_writes_beside_the_volume(command: str) -> None:
-    files = {**FILES, "./run.sh": SCRIPT}
-    assert lost_results(command, files.get) == [CKPTS, EXPORTS]
+    assert lost(command) == [CKPTS, EXPORTS]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "#!/usr/bin/env python3\nprint('bash run.sh')",
+        "echo bash run.sh",
+        "cat run.sh",
+        "grep -n ckpt_path run.sh",
+        "# bash run.sh",
+        "cd elsewhere && bash run.sh",
+        "bash run.sh trainer.ckpt_path=$SKYRL_DATA_DIR/c trainer.export_path=~/data/e",
+    ],
+)
+def test_what_runs_no_training_or_keeps_its_results_is_not_spoken_of(command: str) -> None:
+    assert lost(command) == []
 
 
 def test_its_script_for_modal_does_not() -> None:

@@ -32,6 +32,8 @@ def test_a_script_of_the_checkout_is_read_from_the_runs_folder(world: World, che
     assert text(world, checkout, "bash /root/SkyRL/examples/run.sh") == LINE
     assert text(world, checkout, "bash examples/run.sh trainer.ckpt_path=/root/data/c") == ""
     assert text(world, checkout, "bash examples/run.sh", kind=PYTHON) == ""
+    assert text(world, checkout, "x = 1\n!bash examples/run.sh", kind=PYTHON) == LINE
+    assert text(world, checkout, "%%bash\ncd examples\nbash run.sh", kind=PYTHON) == LINE
 
 
 @pytest.mark.timeout(60)
