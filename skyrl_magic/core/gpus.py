@@ -20,9 +20,12 @@ MAX_COUNTS: dict[str, int] = {
     "H100!": 8,
     "H200": 8,
     "B200": 8,
+    "B200+": 8,
 }
 MAX_COUNT = max(MAX_COUNTS.values())
 _ALIASES = {"A10G": "A10"}
+#: What Modal has only under another name, and what that is.
+_ONLY_AS = {"B300": "B200+, which is a B200 or a B300, at the price of a B200"}
 NONE = "none"
 
 
@@ -56,6 +59,8 @@ def parse_gpu(text: str) -> Gpu:
     if gpu_type is None:
         import difflib
 
+        if only_as := _ONLY_AS.get(name.upper()):
+            raise OptionError(f"--gpu {text}: {name.upper()} cannot be asked for alone; there is {only_as}")
         near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.4)
         hint = f"did you mean {known[near[0]]}?" if near else "types: " + ", ".join(MAX_COUNTS)
         raise OptionError(f"--gpu {text}: there is no GPU {name!r}; {hint}")

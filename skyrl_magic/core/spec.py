@@ -69,7 +69,9 @@ class SessionSpec:
 
     def default_name(self, owner: str) -> str:
         """The name of the session when the user gives none: readable, and the same for the same spec."""
-        return f"{str(self.gpu).lower().replace(':', 'x').replace('!', '')}-{self.key(owner)[:6]}"
+        # No other sign of a GPU's name may stand in a sandbox's.
+        gpu = str(self.gpu).lower().translate(str.maketrans({":": "x", "!": "", "+": "plus"}))
+        return f"{gpu}-{self.key(owner)[:6]}"
 
     def options(self) -> str:
         """The spec as the options of a magic line, without those that have their default."""

@@ -18,6 +18,8 @@ from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu, parse_gpu
         ("a100-80gb:8", Gpu("A100-80GB", 8)),
         ("H100!:2", Gpu("H100!", 2)),
         ("A10G:4", Gpu("A10", 4)),
+        ("b200+", Gpu("B200+", 1)),
+        ("B200+:8", Gpu("B200+", 8)),
         ("none", NO_GPU),
         ("NONE", NO_GPU),
     ],
@@ -37,6 +39,12 @@ def test_wrong_count_says_the_range(text: str) -> None:
 @pytest.mark.parametrize(("text", "nearest"), [("A1000", "A100"), ("h200s", "H200"), ("RTX-PRO", "RTX-PRO-6000")])
 def test_unknown_type_names_the_nearest(text: str, nearest: str) -> None:
     with pytest.raises(OptionError, match=f"did you mean {nearest}"):
+        parse_gpu(text)
+
+
+@pytest.mark.parametrize("text", ["B300", "b300:2"])
+def test_a_gpu_that_comes_only_with_another_says_so(text: str) -> None:
+    with pytest.raises(OptionError, match=r"B300 cannot be asked for alone; there is B200\+, "):
         parse_gpu(text)
 
 

@@ -24,7 +24,14 @@ def test_every_gpu_that_can_be_asked_for_has_a_price() -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "gpus_usd"),
-    [(NO_GPU, 0.0), (Gpu("L4", 1), 0.80), (Gpu("A100", 4), 8.40), (Gpu("A100-80GB", 2), 5.0), (Gpu("H100!", 8), 31.60)],
+    [
+        (NO_GPU, 0.0),
+        (Gpu("L4", 1), 0.80),
+        (Gpu("A100", 4), 8.40),
+        (Gpu("A100-80GB", 2), 5.0),
+        (Gpu("H100!", 8), 31.60),
+        (Gpu("B200+", 2), 12.50),
+    ],
 )
 def test_gpus_and_the_least_of_cpu_and_memory(gpu: Gpu, gpus_usd: float) -> None:
     assert usd(replace(SPEC, gpu=gpu)) == pytest.approx(gpus_usd + SMALLEST)
@@ -44,6 +51,28 @@ def test_an_accounts_rates_count_and_what_they_lack_is_public() -> None:
     rates = account_rates(found | {"gpu_hour_cost_b300": 9.0})
     assert (rates.source, rates.core, rates.gib) == ("this account's rates", 0.1, 0.024)
     assert (rates.gpus["A100-80GB"], rates.gpus["A10"], rates.gpus["L4"], rates.gpus["B300"]) == (2.0, 1.0, 0.8, 9.0)
+
+
+def test_an_answer_without_a_known_name_is_not_the_accounts_word() -> None:
+    for found in ({}, {"gpu_second_cost_l4": 0.1, "cpu_hour_cost": 0.05}):
+        price = price_of(SPEC, account_rates(found))
+        assert price is not None
+        assert price.source == "Modal's public prices of 2026-10; the account names its rates otherwise"
+        assert price.usd_per_hour == pytest.approx(SMALLEST)
+
+
+@pytest.mark.parametrize(
+    ("found", "others"),
+    [
+        ({"gpu_hour_cost_l4": 0.5}, ", Modal's public prices of 2026-10 for CPU and memory"),
+        ({"cpu_hour_cost_sandbox": 0.1, "mem_gib_hour_cost_sandbox": 0.1}, ", Modal's public prices of 2026-10 for L4"),
+        ({"gpu_hour_cost_l4": 0.5, "cpu_hour_cost_sandbox": 0.1, "mem_gib_hour_cost_sandbox": 0.1}, ""),
+    ],
+)
+def test_a_price_of_two_sources_says_both(found: dict[str, float], others: str) -> None:
+    price = price_of(replace(SPEC, gpu=Gpu("L4", 1)), account_rates(found))
+    assert price is not None
+    assert price.source == f"this account's rates{others}"
 
 
 def test_a_gpu_that_nobody_knows_has_no_price() -> None:

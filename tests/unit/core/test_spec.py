@@ -70,6 +70,7 @@ def test_the_default_name_can_be_given_as_a_name(spec: SessionSpec) -> None:
 def test_the_default_name_says_the_gpu() -> None:
     assert SPEC.default_name("me").startswith("l4-")
     assert dataclasses.replace(SPEC, gpu=Gpu("A100-80GB", 4)).default_name("me").startswith("a100-80gbx4-")
+    assert dataclasses.replace(SPEC, gpu=Gpu("B200+", 2)).default_name("me").startswith("b200plusx2-")
     assert dataclasses.replace(SPEC, gpu=NO_GPU).default_name("me").startswith("none-")
 
 

@@ -36,7 +36,8 @@ def source(found: Pricing, spec: SessionSpec = SPEC, said: float | None = None) 
 
 
 def test_an_account_is_asked_once() -> None:
-    found = Pricing(Account({"gpu_hour_cost_l4": 0.5}))
+    rates = {"gpu_hour_cost_l4": 0.5, "cpu_hour_cost_sandbox": 0.1, "mem_gib_hour_cost_sandbox": 0.01}
+    found = Pricing(Account(rates))
     assert source(found) == "this account's rates"
     assert source(found, replace(SPEC, gpu=NO_GPU)) == "this account's rates"
 
