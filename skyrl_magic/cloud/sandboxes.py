@@ -108,6 +108,12 @@ class ModalSandbox:
             self._sandbox.wait(raise_on_termination=False)
 
 
+def _has_tags(sandbox: ModalSandbox, tags: Mapping[str, str]) -> bool:
+    with contextlib.suppress(NotFound, SessionLost):  # it ended meanwhile
+        return tags.items() <= sandbox.tags().items()
+    return False
+
+
 class ModalBackend:
     """Sandboxes of one client.
 
@@ -162,7 +168,8 @@ class ModalBackend:
                     timeout=spec.timeout_s,
                     gpu=spec.gpu.modal,
                     cpu=spec.cpu,
-                    memory=spec.memory_mib,
+                    # A request alone limits nothing: the container would see all of its machine's memory.
+                    memory=None if spec.memory_mib is None else (spec.memory_mib, spec.memory_mib),
                     volumes={contract.VOLUME_DIR: volume},
                     client=self.client,
                 )
@@ -182,10 +189,11 @@ class ModalBackend:
         """The running sandboxes, of whichever app, that have all of these tags.
 
         Modal lists them app by app (a listing without an app is deprecated), so the apps are asked at the same time.
+        Its index of tags lags, so what it finds is looked at again.
         """
         self._ensure()
 
-        def of_app(app: modal.App) -> Sequence[SandboxPort]:
+        def of_app(app: modal.App) -> Sequence[ModalSandbox]:
             with contextlib.suppress(NotFound), mapped("listing sessions"):  # the app was stopped meanwhile
                 found = modal.Sandbox.list(app_id=app.app_id, tags=dict(tags), client=self.client)
                 return [ModalSandbox(sandbox, app.name or "", None, self._ensure) for sandbox in found]
@@ -194,7 +202,9 @@ class ModalBackend:
         with mapped("listing sessions"):
             apps = modal.Environment.from_context(client=self.client).apps.list()
         with ThreadPoolExecutor(_LISTED_AT_ONCE, thread_name_prefix="skyrl-list") as pool:
-            return [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
+            found = [sandbox for sandboxes in pool.map(of_app, apps) for sandbox in sandboxes]
+            has_all = pool.map(lambda sandbox: _has_tags(sandbox, tags), found)
+            return [sandbox for sandbox, has in zip(found, has_all, strict=True) if has]
 
     def owner(self) -> str | None:
         """Whom the account says that asks (see ``core.ports.Backend.owner``)."""

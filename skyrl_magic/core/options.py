@@ -106,7 +106,14 @@ _DURATION = "SECONDS|30m|4h"
 OPTIONS: tuple[Option, ...] = (
     Option("--gpu", "gpu", SESSION, "GPU type and count, or none", "L4|A100:4|none", _gpu),
     Option("--cpu", "cpu", SESSION, "CPU cores", "CORES", values.cpu_cores),
-    Option("--memory", "memory_mib", SESSION, "memory, in MiB or as 32GiB", "SIZE", values.memory_mib),
+    Option(
+        "--memory",
+        "memory_mib",
+        SESSION,
+        "memory, in MiB or as 32GiB; no more is given",
+        "SIZE",
+        values.memory_mib,
+    ),
     Option("--image", "image", SESSION, "container image", "REF"),
     Option("--volume", "volume", SESSION, "volume at /root/data", "NAME", values.object_name),
     Option("--repo", "repo", SESSION, "SkyRL checkout, or none", "PATH|none"),

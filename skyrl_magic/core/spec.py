@@ -70,7 +70,7 @@ class SessionSpec:
     def default_name(self, owner: str) -> str:
         """The name of the session when the user gives none: readable, and the same for the same spec."""
         # No other sign of a GPU's name may stand in a sandbox's.
-        gpu = str(self.gpu).lower().translate(str.maketrans({":": "x", "!": "", "+": "plus"}))
+        gpu = str(self.gpu).lower().replace(":", "x").replace("!", "").replace("+", "plus")
         return f"{gpu}-{self.key(owner)[:6]}"
 
     def options(self) -> str:

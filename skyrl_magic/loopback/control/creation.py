@@ -19,6 +19,8 @@ from skyrl_magic.loopback.runtime.spec import VolumeMount
 from skyrl_magic.loopback.state import ServerState, UnknownObjectError
 from skyrl_magic.loopback.volumes import VolumeMissingError
 
+#: What is asked for beside a GPU.
+_RESOURCES = ("milli_cpu", "milli_cpu_max", "memory_mb", "memory_mb_max")
 #: Modal's default, in seconds.
 DEFAULT_TIMEOUT_S = 300.0
 #: How many tags Modal takes on a sandbox, by two projects that run on it and keep to that.
@@ -69,6 +71,7 @@ def _request(
         tags=checked_tags(request.tags),
         image_id=definition.image_id,
         gpu=definition.resources.gpu_config.gpu_type,
+        resources={name: getattr(definition.resources, name) for name in _RESOURCES},
         gpu_count=definition.resources.gpu_config.count,
         arguments=[*image.entrypoint, *(definition.entrypoint_args or image.command)],
         env={**image.env, **secret_env(state, definition.secret_ids, secret_sources)},

@@ -38,6 +38,20 @@ def _tags(sandbox: Sandbox) -> list[api_pb2.SandboxTag]:
     return [api_pb2.SandboxTag(tag_name=name, tag_value=value) for name, value in sandbox.meta.tags.items()]
 
 
+def _resources(gpu: str, asked: Mapping[str, int]) -> api_pb2.ResourceInfo:
+    values = {
+        name: api_pb2.ResourceInfo.ResourceValue(value=asked.get(name, 0), is_default=not asked.get(name))
+        for name in ("memory_mb", "milli_cpu")
+    }
+    return api_pb2.ResourceInfo(
+        gpu_type=gpu,
+        memory_mb=values["memory_mb"],
+        milli_cpu=values["milli_cpu"],
+        memory_mb_max=asked.get("memory_mb_max", 0),
+        milli_cpu_max=asked.get("milli_cpu_max", 0),
+    )
+
+
 def _info(sandbox: Sandbox) -> api_pb2.SandboxInfo:
     meta = sandbox.meta
     return api_pb2.SandboxInfo(
@@ -49,6 +63,7 @@ def _info(sandbox: Sandbox) -> api_pb2.SandboxInfo:
         name=meta.name,
         image_id=meta.image_id,
         timeout_secs=int(meta.timeout_s),
+        resource_info=_resources(meta.gpu, meta.resources),
         metadata=_metadata(sandbox),
     )
 

@@ -45,6 +45,8 @@ class SandboxMeta:
     tags: dict[str, str]
     volumes: list[VolumeMount]
     created_at: float = dataclasses.field(default_factory=time.time)
+    resources: dict[str, int] = dataclasses.field(default_factory=dict)
+    """CPU and memory that were asked for, by Modal's names; they have no effect."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values."""

@@ -54,6 +54,8 @@ class SandboxRequest:
     tags: Mapping[str, str]
     image_id: str
     gpu: str
+    resources: dict[str, int]
+    """CPU and memory, by Modal's names (``milli_cpu``, ``memory_mb_max``)."""
     gpu_count: int
     arguments: Sequence[str]
     env: Mapping[str, str]
@@ -240,6 +242,7 @@ class SandboxRuntime:
             name=request.name,
             image_id=request.image_id,
             gpu=request.gpu,
+            resources=request.resources,
             timeout_s=request.timeout_s,
             workdir=request.workdir or "/root",
             tags=dict(request.tags),

@@ -3,18 +3,25 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import modal
 import pytest
+from modal_proto import api_pb2
 
 from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, _ignore_others
 from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.core.errors import BackendUnavailable, SessionLost
-from skyrl_magic.core.ports import ByteStream, Upload
+from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
+from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.loopback.daemon import ServerAddress
+from tests.loopback.answering import answering
 from tests.loopback.making import SandboxMaker
+from tests.loopback.modal_internals import inner, on_modal_loop
 
 DEADLINE_S = 60.0
 
@@ -147,6 +154,17 @@ def test_the_sandboxes_of_every_app_are_listed_and_no_app_is_made(
         other.close()
 
 
+def test_an_index_that_lags_lists_nobody_elses_sandboxes(
+    modal_client: modal.Client, make: SandboxMaker, loopback_server: ServerAddress
+) -> None:
+    mine = make("sleep", "infinity", tags={"made by": make.app_name, "owner": "me"})
+    make("sleep", "infinity", tags={"made by": make.app_name, "owner": "you"})
+    make("sleep", "infinity")
+    backend = ModalBackend("local", modal_client)
+    with answering(loopback_server.state_dir, lists_filtered=False):
+        assert [s.id for s in backend.list({"made by": make.app_name, "owner": "me"})] == [mine.object_id]
+
+
 # --- uploads ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,3 +177,25 @@ def test_what_is_not_in_the_upload_is_ignored(absolute: bool, tmp_path: Path) ->
 
     assert not any(map(ignored, ("a", "a/b", "a/b/c.py", "top.txt", ".")))
     assert all(map(ignored, ("a/b/d.py", "b", "a/c.py", "top.txt.bak", "c.py")))
+
+
+def test_memory_that_is_asked_for_is_a_request_and_a_limit(modal_client: modal.Client, tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.touch()
+    app = f"app-{uuid.uuid4().hex}"
+    spec = SessionSpec("local", NO_GPU, "image", f"{app}-data", app, 300, ray=False, memory_mib=2048, cpu=2.0)
+    backend = ModalBackend("local", modal_client)
+    sandbox = backend.create(SandboxRequest("box", spec, {}, lambda _: ["sleep", "infinity"], agent), lambda _: None)
+    app_id = str(modal.App.lookup(app, client=modal_client).app_id)
+    try:
+
+        async def listed() -> list[api_pb2.SandboxInfo]:
+            request = api_pb2.SandboxListRequest(app_id=app_id)
+            return list((await inner(modal_client)._stub.SandboxListV2(request)).sandboxes)
+
+        (info,) = on_modal_loop(listed())
+        asked = info.resource_info
+        assert (asked.memory_mb.value, asked.memory_mb_max) == (2048, 2048)
+        assert (asked.milli_cpu.value, asked.milli_cpu_max) == (2000, 0)
+    finally:
+        sandbox.terminate()
