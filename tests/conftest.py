@@ -14,6 +14,7 @@ from modal_proto import api_pb2
 from skyrl_magic.loopback.daemon import ServerAddress, ensure_server, stop_server
 from skyrl_magic.loopback.documents import write_json
 from skyrl_magic.loopback.pretend import FILE_NAME
+from skyrl_magic.loopback.runtime.sandboxes import COMMIT_LAG_VARIABLE
 
 
 def make_client(address: ServerAddress) -> modal.Client:
@@ -25,8 +26,13 @@ def make_client(address: ServerAddress) -> modal.Client:
 
 @pytest.fixture(scope="session")
 def loopback_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerAddress]:
-    """A server with a state directory of its own, ended with all its sandboxes after the tests."""
-    address = ensure_server(tmp_path_factory.mktemp("loopback"), timeout_s=60)
+    """A server with a state directory of its own, ended with all its sandboxes after the tests.
+
+    Volumes of version 1 are committed twice a second, as tests wait for that.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(COMMIT_LAG_VARIABLE, "0.5")
+        address = ensure_server(tmp_path_factory.mktemp("loopback"), timeout_s=60)
     yield address
     stop_server(address.state_dir, timeout_s=60)
     assert not psutil.pid_exists(address.pid) or psutil.Process(address.pid).status() == psutil.STATUS_ZOMBIE

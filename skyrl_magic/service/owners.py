@@ -66,7 +66,7 @@ def meet(backend: Backend) -> None:
     Raises:
         BackendError: it cannot be asked.
     """
-    if backend.name in _known and _known[backend.name][0] == backend.account:
+    if backend.account and _known.get(backend.name, ("",))[0] == backend.account:
         return
     last = _remembered(backend.name)
     text = last.get("owner") if backend.account and last.get("account") == backend.account else None

@@ -230,8 +230,9 @@ class SessionService:
 
     def _ask(self, backend: str) -> Backend:
         found = self._backend(backend)
-        meet(found)
-        self._used.add(backend)
+        if backend not in self._used:
+            meet(found)
+            self._used.add(backend)
         return found
 
     def _row(self, backend: str, sandbox: Sandbox) -> SessionInfo | None:

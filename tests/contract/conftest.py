@@ -138,13 +138,27 @@ def make_backend(name: str, modal_client: modal.Client) -> ModalBackend:
     return ModalBackend(name, account_client())
 
 
-def make_spec(backend: str, checkout: Checkout | None, *, gpu: str = "none", ray: bool = False) -> SessionSpec:
-    """A spec of the suite's app and volume."""
+def make_volume(backend: ModalBackend, version: int) -> str:
+    """The name of the suite's volume of this version, which is there then."""
+    name = f"skyrl-magic-contract-v{version}"
+    modal.Volume.objects.create(name, version=version, allow_existing=True, client=backend.client)
+    return name
+
+
+def make_spec(
+    backend: str,
+    checkout: Checkout | None,
+    volume: str = "skyrl-magic-contract",
+    *,
+    gpu: str = "none",
+    ray: bool = False,
+) -> SessionSpec:
+    """A spec of the suite's app."""
     return SessionSpec(
         backend=backend,
         gpu=parse_gpu(gpu),
         image="novaskyai/skyrl-train-ray-2.57.0-py3.12-cu13.0",
-        volume="skyrl-magic-contract",
+        volume=volume,
         app="skyrl-magic-contract",
         timeout_s=DEFAULT_TIMEOUT_S,
         ray=ray,
@@ -164,18 +178,25 @@ def service(request: pytest.FixtureRequest, modal_client: modal.Client, agent_pa
     backend = make_backend(request.param, modal_client)
     service = SessionService(lambda _: backend, lambda: agent_path)
     service.backend_name = request.param  # type: ignore[attr-defined]
+    service.real_backend = backend  # type: ignore[attr-defined]
     yield service
     service.close()
 
 
-@pytest.fixture(scope="module", params=["L4", "none"])
+#: A GPU asked for (V1 calls) or not (V2), and the volume's version. One has nothing to do with the other, and each
+#: more pair would cost the suite a minute; ``test_sessions`` has both versions through the calls of each family.
+GPU_AND_VOLUME = [pytest.param(("L4", 1), id="L4-v1"), pytest.param(("none", 2), id="none-v2")]
+
+
+@pytest.fixture(scope="module", params=GPU_AND_VOLUME)
 def lab(
     request: pytest.FixtureRequest, service: SessionService, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    """A warm session without Ray; once with a GPU asked for (V1 calls) and once without (V2)."""
-    backend: str = service.backend_name  # type: ignore[attr-defined]
-    checkout = make_checkout(tmp_path_factory.mktemp("checkout") / "SkyRL", old_layout=request.param == "L4")
-    wanted = SessionRequest(make_spec(backend, checkout, gpu=request.param), checkout, 600)
+    """A warm session without Ray."""
+    gpu, version = request.param
+    backend: ModalBackend = service.real_backend  # type: ignore[attr-defined]
+    checkout = make_checkout(tmp_path_factory.mktemp("checkout") / "SkyRL", old_layout=gpu == "L4")
+    wanted = SessionRequest(make_spec(backend.name, checkout, make_volume(backend, version), gpu=gpu), checkout, 600)
     progress = Recorder()
     session, created = service.ensure(wanted, progress)
     assert created

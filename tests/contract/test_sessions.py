@@ -21,7 +21,7 @@ from skyrl_magic.service.owners import asker
 from skyrl_magic.service.runs import RunService, new_run_id
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
-from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec
+from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec, make_volume
 
 
 @pytest.fixture(params=BACKENDS)
@@ -30,10 +30,11 @@ def backend(request: pytest.FixtureRequest, modal_client: modal.Client) -> Modal
     return make_backend(request.param, modal_client)
 
 
-@pytest.fixture
-def request_none(backend: ModalBackend) -> Iterator[SessionRequest]:
-    """A session without checkout, GPU and Ray, of a name of its own; ended after the test."""
-    wanted = SessionRequest(make_spec(backend.name, None), None, 600, f"test-{new_run_id()}")
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def request_none(request: pytest.FixtureRequest, backend: ModalBackend) -> Iterator[SessionRequest]:
+    """A session without checkout, GPU and Ray, of a name of its own, on a volume of either version; ended after it."""
+    spec = make_spec(backend.name, None, make_volume(backend, request.param))
+    wanted = SessionRequest(spec, None, 600, f"test-{new_run_id()}")
     yield wanted
     sandbox = backend.find(wanted.spec.app, wanted.name or "")
     if sandbox is not None:
@@ -71,7 +72,7 @@ def test_a_name_with_another_spec_is_a_conflict(
     first, second = _service(backend, agent_path), _service(backend, agent_path)
     first.ensure(request_none, Recorder())
     other = replace(request_none, spec=replace(request_none.spec, volume="another"))
-    with pytest.raises(SessionConflict, match="runs with --volume skyrl-magic-contract \\(asked: another\\)"):
+    with pytest.raises(SessionConflict, match=r"runs with --volume skyrl-magic-contract-v\d \(asked: another\)"):
         second.ensure(other, Recorder())
     joined, created = second.ensure(replace(other, asked=frozenset()), Recorder())
     assert (joined.spec, created) == (request_none.spec, False)
@@ -175,7 +176,8 @@ def test_a_checkout_that_changes_while_it_is_uploaded_is_right_in_the_first_run(
         target.write_text("print('changed')\n")
 
     progress.on_phase = change
-    wanted = SessionRequest(make_spec(backend.name, checkout), checkout, 600, request_none.name)
+    spec = make_spec(backend.name, checkout, request_none.spec.volume)
+    wanted = SessionRequest(spec, checkout, 600, request_none.name)
     service = _service(backend, agent_path)
     session, _ = service.ensure(wanted, progress)
     ran = Lab(service, RunService(), wanted, session).run("python3 examples/gsm8k/hello.py")

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 
+import modal
 import pytest
 
 from skyrl_magic.loopback.daemon import ServerAddress
@@ -14,19 +15,27 @@ from tests.kernel.conftest import SETTINGS, Kernel, make_kernel
 from tests.kernel.processes import kill
 from tests.kernel.running import Running
 
+VOLUME = "runs-of-a-test"
 LONG = "%%skyrl_modal --bg\nfor n in $(seq 1 1000); do echo line $n; sleep 0.2; done"
 
 
-@pytest.fixture(scope="module")
-def book(loopback_server: ServerAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    """A notebook with a volume of its own."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
+def book(
+    request: pytest.FixtureRequest,
+    loopback_server: ServerAddress,
+    modal_client: modal.Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Kernel]:
+    """A notebook with a volume of its own, of either version."""
+    modal.Volume.objects.create(VOLUME, version=request.param, client=modal_client)
     kernel = make_kernel(
         make_checkout(tmp_path_factory.mktemp("runs") / "SkyRL", old_layout=False).root, loopback_server
     )
-    kernel.run(f"{SETTINGS}\n%config SkyRLMagic.volume = 'runs-of-a-test'")
+    kernel.run(f"{SETTINGS}\n%config SkyRLMagic.volume = '{VOLUME}'")
     yield kernel
     kernel.run("%skyrl_stop --all")
     kernel.close()
+    modal.Volume.objects.delete(VOLUME, client=modal_client)
 
 
 def table(kernel: Kernel, options: str = "") -> list[list[str]]:
@@ -123,7 +132,7 @@ def test_a_run_is_followed_until_stop_ends_that(book: Kernel, loopback_server: S
     running.until(lambda running: running.cell.out.count("\n") > 2)
     kernel = make_kernel(book.folder, loopback_server)
     try:
-        kernel.run(f"{SETTINGS}\n%config SkyRLMagic.volume = 'runs-of-a-test'")
+        kernel.run(f"{SETTINGS}\n%config SkyRLMagic.volume = '{VOLUME}'")
         kernel.run(f"%skyrl_cancel {run_id}")
     finally:
         kernel.close()

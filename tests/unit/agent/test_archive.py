@@ -21,6 +21,12 @@ DAY_S = 24 * 3600.0
 NOW = 1_000_000_000.0
 
 
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def session(request: pytest.FixtureRequest, make_session: Callable[..., Session]) -> Session:
+    """A session without Ray, on a volume of either version."""
+    return make_session(volume_version=request.param)
+
+
 def catalogs(volume: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (volume / protocol.CATALOGS).glob("*.json")]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Iterator
 
@@ -7,8 +8,8 @@ import modal
 import pytest
 
 from skyrl_magic.cloud import volumes
-from skyrl_magic.cloud.volumes import mounted_volume
-from skyrl_magic.core.errors import BackendError
+from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
+from skyrl_magic.core.errors import BackendError, NotFound
 from skyrl_magic.core.ports import MountedVolume
 
 
@@ -51,6 +52,23 @@ def test_who_is_second_takes_what_the_first_has_made(
 
     monkeypatch.setattr(volumes, "_nearest", meanwhile)
     assert mounted_volume(name, modal_client)[1] == MountedVolume(1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_is_committed_is_read(modal_client: modal.Client, name: str, version: int) -> None:
+    modal.Volume.objects.create(name, version=version, client=modal_client)
+    content = bytes(range(256)) * 5000
+    with modal.Volume.from_name(name, client=modal_client).batch_upload() as batch:
+        batch.put_file(io.BytesIO(content), "folder/file")
+    volume = ModalVolume(name, modal_client)
+    assert [(file.path, file.is_folder) for file in volume.list("/")] == [("folder", True)]
+    (file,) = volume.list("folder")
+    assert (file.path, file.name, file.size_bytes, file.is_folder) == ("folder/file", "file", len(content), False)
+    assert volume.read("folder/file") == content
+    with pytest.raises(NotFound, match="there is no nothing on volume"):
+        volume.read("nothing")
+    with pytest.raises(NotFound):
+        volume.list("nowhere")
 
 
 def test_a_name_that_cannot_be_is_refused(modal_client: modal.Client) -> None:

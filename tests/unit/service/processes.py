@@ -171,7 +171,7 @@ class ProcessBackend:
     """``core.ports.Backend`` of such sandboxes. ``before`` hears of each phase and may raise."""
 
     name = "local"
-    account = "processes"
+    account = ""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
