@@ -75,7 +75,12 @@ class SessionError(SkyRLMagicError):
 
 
 class SessionConflict(SessionError):
-    """A session of that name runs with another spec."""
+    """A session of that name does not satisfy what is asked for, or is somebody else's."""
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
+        """The options that it contradicts; empty where it cannot be used at all."""
 
 
 class SessionLost(SessionError):

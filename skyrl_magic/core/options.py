@@ -68,10 +68,6 @@ class Given:
     keep_runs_gb: float | None = None
     keep_results: bool | None = None
 
-    def has_spec(self) -> bool:
-        """Whether any option of the session's spec was given."""
-        return any(getattr(self, o.field) is not None for o in OPTIONS if o.scope == SESSION)
-
 
 @dataclass(frozen=True)
 class Option:
@@ -294,11 +290,6 @@ def _write(option: Option, value: Any) -> str:
         return repr(value).removesuffix(".0")
     separator = "=" if option.repeats else ","
     return separator.join(value) if isinstance(value, tuple) else str(value)
-
-
-def spec_flag(field: str) -> str:
-    """The flag of a field of the session's spec, as users know it."""
-    return {o.field: o.flag for o in OPTIONS if o.scope == SESSION}[field]
 
 
 def spec_text(field: str, tag: str | None) -> str:

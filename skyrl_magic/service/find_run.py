@@ -15,8 +15,6 @@ from skyrl_magic.service.sessions import SessionService
 Found = tuple[Session, protocol.RunSummary]
 #: Of a run: the greater, the nearer it is to what is meant.
 Rank = Callable[[protocol.RunSummary], tuple[bool, bool, float]]
-#: ``RunSummary.state`` of a run that is over.
-ENDED = "ended"
 
 
 def last_run(
@@ -40,7 +38,7 @@ def last_run(
         return run.notebook == notebook
 
     def rank(run: protocol.RunSummary) -> tuple[bool, bool, float]:
-        return is_own(run), going_on_first and run.state != ENDED, run.started_at
+        return is_own(run), going_on_first and run.state != logs.ENDED, run.started_at
 
     places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     candidates: list[Found] = []

@@ -13,6 +13,9 @@ from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Lost, Watch
 
 _TIMEOUT_S = 60.0
+_SOON_S = 5.0
+#: ``RunSummary.state`` of a run that is over.
+ENDED = "ended"
 #: The agent holds an incomplete UTF-8 character back while a run goes on: no more bytes than these, and so long is
 #: waited for them. In seconds.
 _HELD_BACK_BYTES = 3
@@ -31,12 +34,12 @@ def summary(session: Session, run_id: str) -> protocol.RunSummary:
     raise UnknownRun(f"session {session.name} has no run {run_id}")
 
 
-def all_runs(session: Session) -> list[protocol.RunSummary]:
-    """The session's runs, oldest first. Raises SessionError."""
+def all_runs(session: Session, timeout_s: float = _TIMEOUT_S) -> list[protocol.RunSummary]:
+    """The session's runs, oldest first; each answer may take ``timeout_s``. Raises SessionError."""
     known = {field.name for field in dataclasses.fields(protocol.RunSummary)}  # a newer agent may say more
     found: list[protocol.RunSummary] = []
     while True:
-        answer = _listed(session, len(found))
+        answer = _listed(session, len(found), timeout_s)
         try:
             found += [protocol.RunSummary(**{n: v for n, v in run.items() if n in known}) for run in answer.runs]
         except (TypeError, AttributeError) as error:
@@ -45,10 +48,20 @@ def all_runs(session: Session) -> list[protocol.RunSummary]:
             return found
 
 
-def _listed(session: Session, first: int) -> protocol.RunList:
+def runs_that_go_on(session: Session) -> list[protocol.RunSummary]:
+    """The session's runs that are not over, oldest first; none where it does not answer soon."""
+    try:
+        return [run for run in all_runs(session, _SOON_S) if run.state != ENDED]
+    except SessionError:
+        return []
+
+
+def _listed(session: Session, first: int, timeout_s: float) -> protocol.RunList:
     """Some of the session's runs, from this place on."""
     channel = session.channel
-    return channel.patiently(lambda: channel.request(lambda number: protocol.ListRuns(number, first), protocol.RunList))
+    return channel.patiently(
+        lambda: channel.request(lambda number: protocol.ListRuns(number, first), protocol.RunList, timeout_s=timeout_s)
+    )
 
 
 def replay(  # noqa: PLR0913, PLR0917  (what, of it which part, and how)

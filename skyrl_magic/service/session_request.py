@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from skyrl_magic.core.errors import SessionConflict
-from skyrl_magic.core.options import spec_flag, spec_text
 from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
+from skyrl_magic.service.contradictions import all_of, contradictions
 from skyrl_magic.service.owners import owner
 from skyrl_magic.service.session import Session
+from skyrl_magic.service.settings import Resolved
 from skyrl_magic.service.sync import CheckoutSync
 
 #: Where a session is: backend, app and name.
@@ -45,21 +46,29 @@ class SessionRequest:
         return replace(self, spec=spec, name=name, asked=frozenset())
 
 
+def request_of(resolved: Resolved) -> SessionRequest:
+    """The session that a line and the settings ask for together, without a name."""
+    return SessionRequest(
+        resolved.spec,
+        resolved.checkout,
+        resolved.idle_timeout_s,
+        max_usd=resolved.max_usd,
+        usd_per_hour=resolved.usd_per_hour,
+        keep=resolved.keep,
+    )
+
+
 def check_spec(session: Session, request: SessionRequest) -> None:
-    """Raises SessionConflict where the session runs with something else than what is asked for."""
-    there, wanted = session.spec.texts(), request.spec.texts()
-    names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
-    if request.asked is not None:
-        names = [name for name in names if name in request.asked]
-    if not names:
-        return
-    differences = ", ".join(
-        f"{spec_flag(n)} {spec_text(n, there.get(n))} (asked: {spec_text(n, wanted.get(n))})" for n in names
-    )
-    raise SessionConflict(
-        f"session {session.name} runs with {differences}: "
-        "leave the options out to use it, or choose another --session NAME"
-    )
+    """Raises SessionConflict where the session does not satisfy what is asked for."""
+    names = request.asked if request.asked is not None else [field.name for field in fields(SessionSpec)]
+    found = contradictions(session.spec, request.spec, names)
+    if found:
+        differences = ", ".join(contradiction.of_one_that_runs() for contradiction in found)
+        raise SessionConflict(
+            f"session {session.name} runs with {differences}: "
+            "leave the options out to use it, or choose another --session NAME",
+            all_of(found, session.name),
+        )
 
 
 def bring_checkout(session: Session, request: SessionRequest) -> None:

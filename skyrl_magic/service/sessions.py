@@ -32,6 +32,7 @@ _TRIES = 5
 #: 3 s, and its last commit 10 s (``agent.supervisor``).
 STOP_TIMEOUT_S = 15.0
 
+
 T = TypeVar("T")
 
 
@@ -130,11 +131,6 @@ class SessionService:
     def open_names(self) -> list[str]:
         """The names of the sessions that this process has open; asks nobody."""
         return [key[2] for key, session in self._sessions.items() if session.channel.alive]
-
-    def newest_open(self) -> Session | None:
-        """The session that this process has opened last, of those that are open."""
-        alive = (session for session in reversed(self._sessions.values()) if session.channel.alive)
-        return next(alive, None)
 
     def why_lost(self, request: SessionRequest) -> str:
         """Why the session that this process had for the request has ended; empty where it had none, or has it."""

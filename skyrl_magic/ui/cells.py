@@ -8,19 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skyrl_magic.core.errors import NotFound, RunStopped, UnknownRun
+from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, UnknownRun
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
 from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
-from skyrl_magic.service.find_run import ENDED, Found, last_run
+from skyrl_magic.service.find_run import Found, last_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
-from skyrl_magic.service.logs import all_runs, summary
+from skyrl_magic.service.logs import ENDED, all_runs, summary
 from skyrl_magic.service.run_list import find_log, known_runs, living, runs_that_go_on
 from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_request import Place, SessionRequest
+from skyrl_magic.service.session_choice import Choice, Used, choose
+from skyrl_magic.service.session_request import SessionRequest, request_of
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
@@ -31,7 +32,7 @@ from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.local_notes import local_notes
 from skyrl_magic.ui.logs import show_logs
-from skyrl_magic.ui.notebook import Notebook, Services, notebook_key, request_for
+from skyrl_magic.ui.notebook import Notebook, Services, notebook_key
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
@@ -200,12 +201,33 @@ class Cells:
 
     def sessions_table(self, config: Given, folder: Path) -> Table:
         """The owner's running sessions."""
-        return self._running.table(self._request(Given(), config, folder)[0])
+        current = self.notebook.current
+        here = self._request(Given(), config, folder)[0].place if current is None else current.place
+        return self._running.table(here, is_current=current is not None)
 
-    def stop(self, names: list[str], config: Given, folder: Path) -> None:
+    def use(self, name: str, config: Given, folder: Path) -> None:
+        """Make a session that runs the current one. Raises NotFound, SessionError."""
+        here, resolved = self._reached(config, folder)
+        used = next((place for place in self.notebook.used if place[2] == name), here.place)
+        place = self._services.sessions.locate(used[0], used[1], name)
+        request = self.notebook.used.get(place) or request_of(resolved).at(place)
+        session = self._services.sessions.join(request)
+        if session is None:
+            raise NotFound(f"session {name} has ended just now: %skyrl_sessions shows yours")
+        before = self.notebook.current
+        self._notes_of_backend(session.spec, resolved)
+        self._make_current(session, Choice(request), resolved, config, folder)
+        if before is None or before.place == place:
+            note(f"now in session {session.name}{self._still_running()}")
+
+    def stop(self, names: Sequence[str], config: Given, folder: Path) -> None:
         """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
-        stopped = self._running.stop(names, lambda: self._request(Given(), config, folder)[0])
-        self._leave(stopped)
+        current = self.notebook.current
+        place = None if current is None else current.place
+        stopped = self._running.stop(names, place, lambda: self._request(Given(), config, folder)[0].place)
+        if current is not None and current.place in stopped and self._others():
+            again = f"a cell without options starts {current.name} again, after %skyrl_use NAME it goes there"
+            note(f"still running: {', '.join(self._others())}; {again}")
 
     def logs(self, line: str, config: Given, folder: Path, evaluate: Evaluate | None = None) -> None:
         """Show or save a run's output."""
@@ -225,18 +247,6 @@ class Cells:
         known = known_runs(self._services.sessions, request)
         return runs_table(known, asked, request.spec.volume, resolved.keep)
 
-    def _leave(self, stopped: Sequence[Place]) -> None:
-        """Sessions were stopped: where the current one is among them, another that this notebook has open becomes it.
-
-        The next cell should not start the stopped one again while another is billed.
-        """
-        current, session = self.notebook.current, self._services.sessions.newest_open()
-        if current is None or current.place not in stopped or session is None:
-            return
-        checkout = session.sync.reader.checkout if session.sync is not None else None
-        self.notebook.current = replace(current, spec=session.spec, checkout=checkout, name=session.name)
-        note(f"now in session {session.name}")
-
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _joined(self, given: Given, config: Given, folder: Path, why: str) -> Session:
@@ -249,28 +259,35 @@ class Cells:
         return session
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
+        choice, resolved = self._choice(given, config, folder)
+        return choice.request, resolved
+
+    def _choice(self, given: Given, config: Given, folder: Path) -> tuple[Choice, Resolved]:
+        """Where a line goes, and what it and the settings say together."""
         resolved = resolve(given, config, folder, self._services.auto_backend)
-        current = self.notebook.current
-        name = given.session or (None if given.has_spec() else resolved.session)
-        stays = not given.has_spec() and config == self.notebook.config
-        if current is not None and stays and name in (None, current.name):
-            idle_timeout_s = resolved.idle_timeout_s if given.idle_timeout_s else current.idle_timeout_s
-            max_usd = resolved.max_usd if given.max_usd else current.max_usd
-            price = given.usd_per_hour or current.usd_per_hour
-            return replace(current, idle_timeout_s=idle_timeout_s, max_usd=max_usd, usd_per_hour=price), resolved
-        request = request_for(resolved.spec, resolved.checkout, resolved.idle_timeout_s, name, given)
-        price = resolved.usd_per_hour
-        if price is None and current is not None and name in (None, current.name) and current.spec == request.spec:
-            price = current.usd_per_hour
-        return replace(request, max_usd=resolved.max_usd, usd_per_hour=price, keep=resolved.keep), resolved
+        notebook = self.notebook
+        running = frozenset(place for place in notebook.used if self._services.sessions.get(*place))
+        used = Used(tuple(reversed(notebook.used.values())), running, notebook.config)
+        return choose(request_of(resolved), given, config, resolved.session, used), resolved
 
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
-        """The session, made current, and the line that was shown where it was started now."""
-        request, resolved = self._request(given, config, folder)
+        """The session that a cell goes to, made current, and the line that was shown where it was started now."""
+        choice, resolved = self._choice(given, config, folder)
+        for text in filter(self.notebook.once, resolved.notes):
+            note(text)
+        try:
+            session, line = self._ensured(choice.request, resolved, given, config)
+        except SessionConflict as conflict:
+            if choice.otherwise is None or not conflict.why:
+                raise
+            choice = Choice(choice.otherwise, conflict.why)
+            session, line = self._ensured(choice.request, resolved, given, config)
+        self._make_current(session, choice, resolved, config, folder)
+        return session, line
+
+    def _ensured(self, request: SessionRequest, resolved: Resolved, given: Given, config: Given) -> tuple[Session, str]:
         sessions = self._services.sessions
-        before = self.notebook.current
-        notes = [*resolved.notes, *check_budget(request, sessions.pricing)]
-        for text in filter(self.notebook.once, notes):
+        for text in filter(self.notebook.once, check_budget(request, sessions.pricing)):
             note(text)
         progress = CellProgress()
         lost = sessions.why_lost(request)
@@ -287,25 +304,38 @@ class Cells:
         finally:
             progress.end(line or None)
         self._notes_of_backend(session.spec, resolved)
-        self._note_other_checkout(session, resolved.spec.repo)
         if created:
+            self.notebook.once(_runs_of(session))  # it has none
             self._notes_of_new(session, lost or end_before(status, session.spec.backend))
-        elif self.notebook.once(f"runs of {session.sandbox.id}"):
-            note_runs(session, self.notebook, notebook_key(folder))
-        if not created:
+        else:
             set_live(session, request, given, config if config != self.notebook.config else None)
+        return session, line
+
+    def _make_current(self, session: Session, choice: Choice, resolved: Resolved, config: Given, folder: Path) -> None:
+        """Make a session the current one, and say what is to be known of it here."""
+        self._note_other_checkout(session, resolved.spec.repo)
+        if self.notebook.once(_runs_of(session)):
+            note_runs(session, self.notebook, notebook_key(folder))
         for text in session.take_notices():
             note(text)
         session.on_kernel_message = lambda message: self._outputs.hear(session, message)
+        before, request = self.notebook.current, choice.request
         checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
-        self.notebook.config = config
-        self.notebook.current = replace(
-            request, spec=session.spec, checkout=checkout, name=session.name, asked=frozenset()
-        )
-        others = [name for name in sessions.open_names() if name != session.name]
-        if others and (before is None or before.name != session.name):
-            note(f"now in session {session.name}; still running: {', '.join(others)} (%skyrl_stop NAME ends one)")
-        return session, line
+        request = replace(request, spec=session.spec, checkout=checkout, name=session.name, asked=frozenset())
+        self.notebook.enter(request, config)
+        if (before is None and choice.why) or (before is not None and before.place != request.place):
+            why = f"{choice.why}: " if choice.why else ""
+            note(f"{why}now in session {session.name}{self._still_running()}")
+
+    def _others(self) -> Sequence[str]:
+        """The names of this notebook's other sessions, as far as they are known to run; asks nobody."""
+        sessions, current = self._services.sessions, self.notebook.current
+        others = (place for place, request in self.notebook.used.items() if request is not current)
+        return [place[2] for place in others if sessions.get(*place)]
+
+    def _still_running(self) -> str:
+        """The same as the end of a line; empty without any."""
+        return f"; still running: {', '.join(self._others())} (%skyrl_stop NAME ends one)" if self._others() else ""
 
     def _notes_of_backend(self, spec: SessionSpec, resolved: Resolved) -> None:
         if spec.backend == "local" and self.notebook.once("local"):
@@ -332,3 +362,8 @@ class Cells:
             note(f"an earlier session of this name had ended: {lost}")
         if session.sync is not None:
             note_large(session.sync.reader)
+
+
+def _runs_of(session: Session) -> str:
+    """What stands for the lines about the runs of a session, which are shown once."""
+    return f"runs of {session.sandbox.id}"

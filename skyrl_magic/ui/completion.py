@@ -144,6 +144,10 @@ def _start(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     return _after_options([o for o in OPTIONS if o.scope in START_SCOPES], words, fragment, known)
 
 
+def _use(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
+    return None if words else (fragment, known.session_names())
+
+
 def _stop(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
     if "--all" in words:
         return None
@@ -197,6 +201,7 @@ _MAGICS: dict[str, Callable[[Sequence[str], str, Known], _Found | None]] = {
     "skyrl_push": _travel,
     "skyrl_pull": _travel,
     "skyrl_stop": _stop,
+    "skyrl_use": _use,
     "skyrl_logs": _logs,
     "skyrl_attach": _attach,
     "skyrl_cancel": _cancel,

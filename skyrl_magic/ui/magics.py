@@ -26,6 +26,7 @@ from skyrl_magic.core.options import (
     parse_line,
     value_of,
 )
+from skyrl_magic.core.values import object_name
 from skyrl_magic.ui.config import Settings
 
 if TYPE_CHECKING:
@@ -41,12 +42,17 @@ _PULL_HELP = (
 )
 _START_HELP = "Start a session before it is needed, or change what can change while it runs."
 _SESSIONS_HELP = (
-    "A table of your running sessions, of every app; * marks the one that a cell without options goes to.\n"
+    "A table of your running sessions, of every app; * marks the current one, to which a cell without options goes.\n"
     "Where a price is known: what an hour costs in US dollars at the present use, and what was spent."
+)
+_USE_HELP = (
+    "Make a session that runs this notebook's current one: cells without options go there from now on\n"
+    "(docs/sessions.md)."
 )
 _STOP_HELP = (
     "Stop the current session, those of these names, or with --all every one of yours, of every app: runs end, the\n"
-    "volume is committed, and the container is gone."
+    "volume is committed, and the container is gone. The current one is the one that this notebook has named or\n"
+    "started last; %skyrl_sessions marks it (docs/sessions.md)."
 )
 _PICKER_HELP = "Pick a session's resources with widgets: use them as the notebook's defaults, or start it now."
 
@@ -100,7 +106,7 @@ class SkyRLMagic(Settings):
         self.assign(given)
         self.session = given.session  # the picker always says whether there is a name
         if self._cells is not None:
-            self._cells.notebook.current = None
+            self._cells.notebook.config = Given()  # as if the next cell named all of it
 
     def ask_kernel(
         self, options: str, msg_type: str, content: Mapping[str, Any], timeout_s: float
@@ -253,14 +259,25 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    def skyrl_use(self, line: str) -> None:
+        """Make a session that runs the current one: ``%skyrl_use NAME``."""
+        if _asks_for_help(line):
+            _say(f"usage: %skyrl_use NAME\n\n{_USE_HELP}")
+            return
+        names = self._words("%skyrl_use", line)
+        if len(names) != 1:
+            raise OptionError("%skyrl_use takes the name of one session: %skyrl_sessions shows yours")
+        name = object_name("%skyrl_use", names[0])
+        self.cells.use(name, self.given(), _folder())
+
+    @no_var_expand
+    @line_magic
     def skyrl_stop(self, line: str) -> None:
         """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
         if _asks_for_help(line):
             _say(f"usage: %skyrl_stop [NAME…|--all]\n\n{_STOP_HELP}")
             return
-        evaluate = self._evaluate(line)
-        names = line if evaluate is None else value_of("%skyrl_stop", line, evaluate)
-        self.cells.stop(names.split(), self.given(), _folder())
+        self.cells.stop(self._words("%skyrl_stop", line), self.given(), _folder())
 
     @no_var_expand
     @line_magic
@@ -307,6 +324,12 @@ class SkyRLMagic(Settings):
             text = f"{{{name}}} is text for the shell: with -i {name} the command finds the variable as ${name}"
             if self.cells.notebook.once(text):
                 note(text)
+
+    def _words(self, magic: str, line: str) -> list[str]:
+        """The words of a line that has no options but names, also with commas between them. Raises OptionError."""
+        evaluate = self._evaluate(line)
+        text = line if evaluate is None else value_of(magic, line, evaluate)
+        return text.replace(",", " ").split()
 
     def _namespace(self) -> dict[str, Any]:
         return {} if self.shell is None else self.shell.user_ns

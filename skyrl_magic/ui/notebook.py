@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from skyrl_magic.core.options import Given
-from skyrl_magic.core.spec import SessionSpec
-from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.runs import RunService
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.background import RunHandle
 
@@ -45,9 +43,9 @@ class Notebook:
     """The state that lies between cells."""
 
     config: Given = field(default_factory=Given)
-    """``%config`` as it was when the current session was chosen."""
-    current: SessionRequest | None = None
-    """What the current session was asked for: a cell without session options goes there."""
+    """``%config`` as it was when the current session was chosen: a change counts as if the next cell named it."""
+    used: dict[Place, SessionRequest] = field(default_factory=dict)
+    """What the sessions that this notebook has named or started were asked for, by their last use."""
     runs: dict[str, Session] = field(default_factory=dict)
     """The sessions of the runs that this kernel has started or attached to, by run id."""
     attached: set[str] = field(default_factory=set)
@@ -60,6 +58,17 @@ class Notebook:
     """Notes that were shown once and need not be repeated."""
 
     @property
+    def current(self) -> SessionRequest | None:
+        """The current session: the one that this notebook has named or started last (``service.session_choice``)."""
+        return next(reversed(self.used.values()), None)
+
+    def enter(self, request: SessionRequest, config: Given) -> None:
+        """Make a session the current one."""
+        self.used.pop(request.place, None)
+        self.used[request.place] = request
+        self.config = config
+
+    @property
     def own_runs(self) -> list[str]:
         """The ids of the runs that this kernel has started, newest first."""
         return [run_id for run_id in reversed(self.runs) if run_id not in self.attached]
@@ -69,11 +78,3 @@ class Notebook:
         new = note not in self.told
         self.told.add(note)
         return new
-
-
-def request_for(
-    spec: SessionSpec, checkout: Checkout | None, idle_timeout_s: int, name: str | None, said: Given
-) -> SessionRequest:
-    """The session that a line asks for; one of the given name only needs to have what was ``said``."""
-    asked = None if name is None else frozenset(f.name for f in fields(said) if getattr(said, f.name) is not None)
-    return SessionRequest(spec, checkout, idle_timeout_s, name, asked)

@@ -9,8 +9,9 @@ from typing import TypeVar
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
-from skyrl_magic.service.find_run import ENDED, Found
+from skyrl_magic.service.find_run import Found
 from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.logs import ENDED
 from skyrl_magic.service.results import lost_text
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import BackendError, NotFound, OptionError, SkyRLMagicError
 from skyrl_magic.core.options import unknown_flag
 from skyrl_magic.core.protocol.durations import duration_text
+from skyrl_magic.service.logs import runs_that_go_on
 from skyrl_magic.service.results import unkept_text
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
-from skyrl_magic.service.session_request import Place, SessionRequest
+from skyrl_magic.service.session_request import Place
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
-from skyrl_magic.ui.tables import Table, checkout_text, size_text
+from skyrl_magic.ui.tables import Table, checkout_text, shortened, size_text
 
 ALL = "--all"
+#: So much of a command that ended with its session is named.
+_COMMAND_CHARS = 40
 
 
 class Running:
-    """Lists and stops sessions. A request is what a cell without options asks for."""
+    """Lists and stops sessions."""
 
     def __init__(self, sessions: SessionService) -> None:
         self._sessions = sessions
@@ -34,16 +38,20 @@ class Running:
         finally:
             progress.end(None)
 
-    def table(self, request: SessionRequest) -> Table:
-        """All that run; the app has a column where it is not the current one alone."""
-        here = request.place
+    def table(self, here: Place, *, is_current: bool) -> Table:
+        """All that run; the app has a column where it is not the current one alone.
+
+        Args:
+            here: where the current session is, or the first one would be.
+            is_current: it is the current one, and is marked.
+        """
         self.reach(here[0])
         found = [info for backend in self._sessions.backends(here[0]) for info in self._listed(backend, here)]
         elsewhere = any(info.app != here[1] for info in found)
         money, spent = money_columns(found)
         rows = [
             (
-                ("* " if info.place == here else "") + info.name,
+                ("* " if is_current and info.place == here else "") + info.name,
                 *((info.app,) if elsewhere else ()),
                 info.backend,
                 info.gpu,
@@ -59,11 +67,17 @@ class Running:
         columns = ("session", *app, "backend", "GPU", "state", "age", "ends in", *money, "checkout")
         return Table(columns, rows, empty=f"no sessions run on the {here[0]} backend")
 
-    def stop(self, names: Sequence[str], request: Callable[[], SessionRequest]) -> Sequence[Place]:
+    def stop(self, names: Sequence[str], current: Place | None, here: Callable[[], Place]) -> Sequence[Place]:
         """Stop the sessions of these names, the current one, or with ``--all`` all; where those were.
 
+        Args:
+            names: the words of the line.
+            current: the current session.
+            here: where a cell without options goes.
+
         Raises:
-            OptionError: a wrong line. NotFound: no session of a name. SkyRLMagicError: one cannot be stopped.
+            OptionError: a wrong line. NotFound: no session of a name, after the others were stopped.
+            SkyRLMagicError: one cannot be stopped, after the others were.
         """
         flags = [name for name in names if name.startswith("-")]
         unknown = [flag for flag in flags if flag != ALL]
@@ -71,16 +85,58 @@ class Running:
             raise unknown_flag(unknown[0], [ALL])
         if flags and len(names) > 1:
             raise OptionError(f"{ALL} stops every session: leave the names out")
-        here = request().place
         if flags:
-            return self._stop_all(here)
+            return self._stop_all(here())
+        if names:
+            return self._stop_named(dict.fromkeys(names), here())
+        if current is None:
+            raise NotFound(f"this notebook is in no session yet: %skyrl_stop NAME ends one{self._running_now(here())}")
+        self.reach(current[0])
+        try:
+            self._stop(current)
+        except NotFound:
+            note(f"session {current[2]} had ended before")
+        return [current]
+
+    def _stop(self, place: Place) -> None:
+        """Stop a session, and say so. Raises NotFound, BackendError."""
+        ended: list[protocol.RunSummary] = []
+
+        def look(session: Session) -> None:
+            ended.extend(runs_that_go_on(session))
+            _note_unkept(session)
+
+        self._sessions.stop(*place, look)
+        runs = ", ".join(f"{run.run_id} ({shortened(run.command, _COMMAND_CHARS)})" for run in ended)
+        with_it = f", and with it run{'s' * (len(ended) > 1)} {runs}" if runs else ""
+        note(f"session {place[2]} is stopped{with_it}")
+
+    def _stop_named(self, names: Iterable[str], here: Place) -> Sequence[Place]:
         self.reach(here[0])
-        stopped = []
-        for name in names or (here[2],):
-            stopped.append(self._sessions.locate(here[0], here[1], name) if names else here)
-            self._sessions.stop(*stopped[-1], _note_unkept)
-            note(f"session {name} is stopped")
+        stopped: list[Place] = []
+        missing: list[str] = []
+        errors: list[SkyRLMagicError] = []
+        for name in names:
+            try:
+                place = self._sessions.locate(here[0], here[1], name)
+                self._stop(place)
+            except NotFound:
+                missing.append(name)
+            except SkyRLMagicError as error:
+                errors.append(error)
+            else:
+                stopped.append(place)
+        if missing:
+            errors.append(NotFound(f"there is no session {', '.join(missing)}: %skyrl_sessions lists them"))
+        if errors:
+            raise type(errors[0])("; ".join(map(str, errors)))
         return stopped
+
+    def _running_now(self, here: Place) -> str:
+        """The names of the owner's sessions as the end of a line; empty without any. Raises BackendError."""
+        self.reach(here[0])
+        names = ", ".join(place[2] for place in self._sessions.running(here[0]))
+        return f" ({names})" if names else ""
 
     def _listed(self, backend: str, here: Place) -> Sequence[SessionInfo]:
         """A backend's sessions; one that this notebook used before, and that cannot be asked, is told of."""
@@ -108,13 +164,11 @@ class Running:
                 errors.append(error)
         for place in places:
             try:
-                self._sessions.stop(*place, _note_unkept)
+                self._stop(place)
             except NotFound:  # it ended meanwhile
                 continue
             except SkyRLMagicError as error:
                 errors.append(error)
-            else:
-                note(f"session {place[2]} is stopped")
         if errors:
             raise errors[0]
         if not places:

@@ -14,7 +14,7 @@ from skyrl_magic.core.options import HELP, RUN, Option, read_options
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import KeepRuns
 from skyrl_magic.service.run_list import FAILED, LOST, STATES, STOPPED, KnownRun, KnownRuns
-from skyrl_magic.ui.tables import Table, clock_text, size_text
+from skyrl_magic.ui.tables import Table, clock_text, shortened, size_text
 
 USAGE = """\
 usage: %skyrl_runs [--session NAME] [--state STATE] [--since WHEN] [--everyone]
@@ -110,9 +110,6 @@ def _wanted(run: KnownRun, asked: RunsAsked) -> bool:
 def _cells(run: KnownRun, *, shared: bool) -> tuple[str, ...]:
     summary = run.summary
     size_bytes = summary.stdout_bytes + summary.stderr_bytes + summary.outputs_bytes
-    command = summary.command
-    if len(command) > _COMMAND_CHARS:
-        command = command[: _COMMAND_CHARS - 1] + "…"
     return (
         run.run_id,
         run.session,
@@ -122,7 +119,7 @@ def _cells(run: KnownRun, *, shared: bool) -> tuple[str, ...]:
         clock_text(summary.started_at) if summary.started_at else "",
         "" if run.state == LOST else duration_text(summary.duration_s),
         size_text(size_bytes),
-        command,
+        shortened(summary.command, _COMMAND_CHARS),
         _log_text(run),
     )
 

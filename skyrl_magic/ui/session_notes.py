@@ -6,8 +6,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
-from skyrl_magic.service.find_run import ENDED
-from skyrl_magic.service.logs import all_runs
+from skyrl_magic.service.logs import ENDED, all_runs
 from skyrl_magic.service.run_list import STOPPED, stands
 from skyrl_magic.service.run_names import ways_to
 from skyrl_magic.service.session import Session

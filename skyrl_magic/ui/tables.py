@@ -70,6 +70,11 @@ def checkout_text(path: str, *others: str) -> str:
     return path or "none"
 
 
+def shortened(text: str, chars: int) -> str:
+    """A text of so many characters at most; ``…`` stands for what is left out."""
+    return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
 def clock_text(at: float) -> str:
     """A Unix time by this machine's clock: ``14:05:33`` today, else ``2025-11-25 14:05``."""
     then, now = time.localtime(at), time.localtime()

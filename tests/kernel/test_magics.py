@@ -154,23 +154,29 @@ def test_config_is_checked_and_used(kernel: Kernel) -> None:
 
 
 def test_two_sessions_and_the_way_back(kernel: Kernel) -> None:
+    kernel.run("%skyrl_modal true")
     cell = kernel.run("%skyrl_modal --session second hostname")
     assert any("still running" in note for note in cell.notes)
     kernel.run("%skyrl_modal echo x > /tmp/mark")
-    assert kernel.run("%skyrl_modal --session second cat /tmp/mark").out == "x\n"
-    assert kernel.run("%skyrl_modal --gpu none cat /tmp/mark").status == "error"
+    assert kernel.run("%skyrl_modal --gpu none cat /tmp/mark").out == "x\n"
+    assert kernel.run("%skyrl_modal --gpu none --session third cat /tmp/mark").status == "error"
+    assert any("now in session second; still" in note for note in kernel.run("%skyrl_use second").notes)
+    assert kernel.run("%skyrl_modal cat /tmp/mark").out == "x\n"
+    elsewhere = kernel.run("%skyrl_modal --volume another true")
+    says = "--volume another is not session second's skyrl-data: now in"
+    assert any(note.startswith(says) for note in elsewhere.notes)
     conflict = kernel.run("%skyrl_modal --session second --gpu T4 ls")
     assert "session second runs with --gpu none (asked: T4)" in conflict.error[0]
-    kernel.run("%skyrl_stop second")
+    kernel.run("%skyrl_stop --all")
 
 
 def test_sessions_of_another_app_are_stopped_by_name_and_by_all(kernel: Kernel) -> None:
     kernel.run("%skyrl_modal --session elsewhere --app other true")
-    kernel.run("%skyrl_modal --gpu none true")
+    kernel.run("%skyrl_modal --session here true")
     assert "elsewhere" in kernel.run("%skyrl_sessions").result
     assert kernel.run("%skyrl_stop elsewhere").notes == ["session elsewhere is stopped"]
     kernel.run("%skyrl_modal --session elsewhere --app other true")
-    kernel.run("%skyrl_modal --gpu none true")
+    kernel.run("%skyrl_modal --session here true")
     assert "session elsewhere is stopped" in kernel.run("%skyrl_stop --all").notes
     assert kernel.run("%skyrl_sessions").result == "no sessions run on the local backend"
 
@@ -208,11 +214,11 @@ def test_a_session_whose_time_is_over_says_so_in_the_run_and_afterwards(kernel: 
 
 
 def test_another_notebook_joins_the_same_session(kernel: Kernel, loopback_server: ServerAddress) -> None:
-    kernel.run("%skyrl_modal --gpu none echo hello > /tmp/from-the-first")
+    kernel.run("%skyrl_modal --volume of-both echo hello > /tmp/from-the-first")
     other = make_kernel(kernel.folder, loopback_server)
     try:
         other.run("%load_ext skyrl_magic")
-        cell = other.run("%skyrl_modal --gpu none --no-ray cat /tmp/from-the-first")
+        cell = other.run("%skyrl_modal --gpu none --no-ray --volume of-both cat /tmp/from-the-first")
         assert cell.out == "hello\n"
         assert len(cell.notes) == 1, "nothing was started"
         assert cell.notes[0].startswith("local backend, no Modal account is set up")
@@ -239,12 +245,12 @@ def test_after_a_kernels_death_the_next_one_finds_the_run_that_goes_on(
     kernel = make_kernel(folder, loopback_server)
     try:
         kernel.run(setup)
-        (row,) = [line for line in kernel.run("%skyrl_sessions").result.splitlines() if line.startswith("* ")]
-        assert "1 run" in row
+        assert " 1 run " in kernel.run("%skyrl_sessions").result
+        assert "this notebook is in no session yet" in kernel.run("%skyrl_stop").error[0]
         cell = kernel.run("%skyrl_logs")
         assert cell.out == "begun\n", cell.error
     finally:
-        kernel.run("%skyrl_stop")
+        kernel.run("%skyrl_stop --all")
         kernel.close()
 
 

@@ -360,11 +360,6 @@ def test_limits() -> None:
     assert {"timeout_s", "idle_timeout_s", "max_usd"} == LIMITS
 
 
-@pytest.mark.parametrize("flag", VALID)
-def test_spec_options_are_told_from_the_others(flag: str) -> None:
-    assert parse_line(option_words(flag)).given.has_spec() == (BY_FLAG[flag].scope == SESSION)
-
-
 def test_help_names_every_option() -> None:
     text = help_text("%%skyrl_modal", "Run the cell.")
     for option in OPTIONS:

@@ -189,8 +189,11 @@ def test_a_long_spec_is_told_by_the_session(world: World, other: SessionService)
     assert joined is not None
     assert (joined.spec, joined.spec_is_known) == (session.spec, True)
     other.leave(joined)
-    with pytest.raises(SessionConflict, match="session long runs with --secret"):
-        other.ensure(named(world.request(), "long"), Recorder())
+    changed = dataclasses.replace(
+        wanted, spec=dataclasses.replace(wanted.spec, volume="v2"), asked=frozenset({"volume"})
+    )
+    with pytest.raises(SessionConflict, match=r"session long runs with --volume data \(asked: v2\)"):
+        other.ensure(changed, Recorder())
 
 
 def test_a_long_spec_of_a_silent_session(world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch) -> None:

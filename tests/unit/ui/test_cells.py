@@ -27,6 +27,7 @@ from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.notebook import Services
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
+from skyrl_magic.ui.variables import Variables
 from tests.unit.service.processes import DEADLINE_S, ProcessBackend
 
 DEFAULTS = Given(gpu=NO_GPU, ray=False, repo="none")
@@ -182,27 +183,89 @@ def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
 # --- which session ----------------------------------------------------------------------------------------------------
 
 
+def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """What was shown since, of it the lines with any of these words."""
+    return [line for line in capsys.readouterr().out.splitlines() if any(word in line for word in words)]
+
+
 def test_a_cell_without_options_stays_where_the_last_one_was(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     book.run("true")
     first = book.session
     book.run("true", session="second")
     assert book.session == "second"
-    assert f"still running: {first} (%skyrl_stop NAME ends one)" in capsys.readouterr().out
+    running = f"now in session second; still running: {first} (%skyrl_stop NAME ends one)"
+    assert lines(capsys, "now in") == [running]
     book.run("echo 2 > mark; pwd")
-    book.run("true", gpu=NO_GPU)
-    assert book.session == first
+    book.run("cat mark", gpu=NO_GPU)
+    assert book.session == "second"
+    assert lines(capsys, "now in") == []
+    book.run("true", session=first)
     assert book.run("cat mark").error is not None
     assert book.run("cat mark", session="second").error is None
     assert sorted(book.cells.session_names()) == sorted([first, "second"])
 
 
-def test_another_spec_is_another_session_and_a_taken_name_a_conflict(book: Book, backend: ProcessBackend) -> None:
+def test_a_contradiction_starts_another_session_and_the_line_says_which_option_did(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
     book.run("true", session="mine")
     error = book.run("true", session="mine", volume="other").error
     assert isinstance(error, SessionConflict)
     assert len(str(error).splitlines()) == 1
+    capsys.readouterr()
     assert book.run("true", volume="other") == Outcome()
+    second = book.session
+    says = f"--volume other is not session mine's skyrl-data: now in session {second}; "
+    assert lines(capsys, "now in") == [f"{says}still running: mine (%skyrl_stop NAME ends one)"]
+    assert book.run("true", volume="other", gpu=NO_GPU) == Outcome()
     assert [sandbox.request.spec.volume for sandbox in backend.made] == ["skyrl-data", "other"]
+    book.run("true", volume="skyrl-data")
+    assert book.session == "mine"
+    assert len(backend.made) == 2
+
+
+def test_a_changed_config_counts_as_if_the_next_cell_named_it(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="mine")
+    book.config = replace(DEFAULTS, volume="other", idle_timeout_s=77)
+    book.run("true")
+    assert "%config SkyRLMagic.volume = other is not session mine's skyrl-data: now in" in capsys.readouterr().out
+    assert len(backend.made) == 2
+    book.run("true", session="mine")
+    book.run("true")
+    assert book.session == "mine", "the setting has not changed since"
+
+
+def test_a_session_of_the_settings_that_runs_otherwise_is_left_alone(
+    book: Book, services: Services, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Book(services, book.folder)
+    other.run("true", session="train")
+    book.config = replace(DEFAULTS, session="train")
+    book.run("true", volume="other")
+    assert book.session != "train"
+    says = f"--volume other is not session train's skyrl-data: now in session {book.session}"
+    assert lines(capsys, "now in") == [says]
+    assert [sandbox.poll() is None for sandbox in backend.made] == [True, True]
+
+
+def test_use_changes_the_current_session(book: Book, services: Services, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        book.run("true", session=name)
+    capsys.readouterr()
+    book.cells.use("one", DEFAULTS, book.folder)
+    assert lines(capsys, "now in") == ["now in session one; still running: two (%skyrl_stop NAME ends one)"]
+    assert book.run("true", gpu=NO_GPU) == Outcome()
+    assert book.session == "one"
+    with pytest.raises(NotFound, match="there is no session nosuch"):
+        book.cells.use("nosuch", DEFAULTS, book.folder)
+    assert book.session == "one"
+    fresh = Book(services, book.folder)
+    fresh.config = replace(DEFAULTS, session="two")
+    fresh.cells.use("one", fresh.config, book.folder)
+    fresh.run("true")
+    assert fresh.session == "one", "the settings only say where a notebook begins"
 
 
 def test_a_notebook_that_finds_a_running_session_hears_of_the_backend_too(
@@ -305,18 +368,71 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
     for name in ("one", "two", "three"):
         book.run("true", session=name)
     book.cells.stop([], DEFAULTS, book.folder)
-    book.cells.stop(["one"], DEFAULTS, book.folder)
+    book.cells.stop(["one", "one"], DEFAULTS, book.folder)
     assert [s.poll() is None for s in backend.made] == [False, True, False]
     book.cells.stop(["--all"], DEFAULTS, book.folder)
     book.cells.stop(["--all"], DEFAULTS, book.folder)
-    said = [line for line in capsys.readouterr().out.splitlines() if "stopped" in line or "no session" in line]
-    assert said == [f"session {name} is stopped" for name in ("three", "one", "two")] + ["no session was running"]
+    stopped = [f"session {name} is stopped" for name in ("three", "one", "two")]
+    assert lines(capsys, "stopped", "no session") == [*stopped, "no session was running"]
     with pytest.raises(NotFound):
         book.cells.stop(["one"], DEFAULTS, book.folder)
     with pytest.raises(OptionError, match=r"unknown option --al; did you mean --all\?"):
         book.cells.stop(["--al"], DEFAULTS, book.folder)
     with pytest.raises(OptionError, match="leave the names out"):
         book.cells.stop(["one", "--all"], DEFAULTS, book.folder)
+
+
+def test_stop_without_a_name_ends_what_was_named_last_whatever_the_settings_say(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.config = replace(DEFAULTS, session="train")
+    book.cells.run_in_background(Given(), book.config, book.folder, "sleep 300", Variables(), lambda _: None)
+    book.run("true", session="scratch")
+    table = book.cells.sessions_table(book.config, book.folder)
+    assert sorted(row[0] for row in table.rows) == ["* scratch", "train"]
+    capsys.readouterr()
+    book.cells.stop([], book.config, book.folder)
+    assert [s.poll() is None for s in backend.made] == [True, False]
+    again = "still running: train; a cell without options starts scratch again, after %skyrl_use NAME it goes there"
+    assert capsys.readouterr().out.splitlines() == ["session scratch is stopped", again]
+    book.cells.stop([], book.config, book.folder)
+    assert capsys.readouterr().out.splitlines() == ["session scratch had ended before", again]
+    assert backend.made[0].poll() is None, "a second stop does not reach for another one"
+
+
+def test_stop_names_the_runs_that_end_with_a_session(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("sleep 300", f"sleep 301 # {'x' * 90}"):
+        book.cells.run_in_background(Given(), DEFAULTS, book.folder, command, Variables(), lambda _: None)
+    newest, first = book.cells.notebook.own_runs
+    capsys.readouterr()
+    book.cells.stop([], DEFAULTS, book.folder)
+    runs = rf"{first} \(sleep 300\), {newest} \(sleep 301 # x+…\)"
+    assert re.fullmatch(rf"session {book.session} is stopped, and with it runs {runs}\n", capsys.readouterr().out)
+    assert backend.made[0].poll() is not None
+
+
+def test_stop_ends_all_that_are_there_and_then_reports_the_others(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        book.run("true", session=name)
+    with pytest.raises(NotFound, match=r"there is no session nosuch, neither: %skyrl_sessions lists them"):
+        book.cells.stop(["nosuch", "one", "neither", "two"], DEFAULTS, book.folder)
+    assert [s.poll() is None for s in backend.made] == [False, False]
+    assert lines(capsys, "is stopped") == ["session one is stopped", "session two is stopped"]
+
+
+def test_a_notebook_without_a_current_session_stops_none(
+    book: Book, services: Services, backend: ProcessBackend
+) -> None:
+    book.run("true")
+    fresh = Book(services, book.folder)
+    with pytest.raises(NotFound, match=rf"is in no session yet: %skyrl_stop NAME ends one \({book.session}\)"):
+        fresh.cells.stop([], DEFAULTS, book.folder)
+    assert fresh.cells.sessions_table(DEFAULTS, book.folder).rows[0][0] == book.session
+    assert backend.made[0].poll() is None
 
 
 def test_sessions_of_another_app_are_listed_and_stopped(
@@ -349,17 +465,14 @@ def test_stop_all_goes_on_after_one_that_refuses(book: Book, backend: ProcessBac
     assert backend.made[1].poll() is not None
 
 
-def test_after_a_stop_the_next_cell_goes_where_something_runs(
-    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_after_a_stop_the_next_cell_starts_the_session_again(book: Book, backend: ProcessBackend) -> None:
     for name in ("one", "two"):
         book.run("true", session=name)
     book.cells.stop([], DEFAULTS, book.folder)
-    assert "now in session one" in capsys.readouterr().out
     book.run("true")
     book.cells.stop(["--all"], DEFAULTS, book.folder)
-    book.run("true")  # nothing else runs: the current one is started again
-    assert [s.request.name for s in backend.made] == ["one", "two", "one"]
+    book.run("true")
+    assert [s.request.name for s in backend.made] == ["one", "two", "two", "two"]
 
 
 def test_a_dry_run_touches_nothing(book: Book, backend: ProcessBackend) -> None:

@@ -57,6 +57,7 @@ LINE_MAGICS = [
     "skyrl_modal",
     "skyrl_start",
     "skyrl_stop",
+    "skyrl_use",
     "skyrl_sessions",
     "skyrl_logs",
     "skyrl_attach",

@@ -74,6 +74,10 @@ def magic(magics: SkyRLMagic, name: str, *arguments: str | None) -> Any:
         ("skyrl_start", ("ls",), "'ls' is no option of %skyrl_start"),
         ("skyrl_sessions", ("all",), "takes no options"),
         ("skyrl_picker", ("now",), "takes no options"),
+        ("skyrl_use", ("",), "takes the name of one session"),
+        ("skyrl_use", ("a b",), "takes the name of one session"),
+        ("skyrl_use", ("--session a",), "takes the name of one session"),
+        ("skyrl_use", ("--gpu",), "a name is 1 to 64 of"),
     ],
 )
 def test_a_wrong_line_is_refused_before_anything_is_made(
@@ -91,6 +95,7 @@ def test_help_is_printed_and_makes_nothing(magics: SkyRLMagic, made: Made, capsy
         ("skyrl_sessions", "usage: %skyrl_sessions\n", "--gpu"),
         ("skyrl_picker", "usage: %skyrl_picker\n", "--gpu"),
         ("skyrl_stop", "usage: %skyrl_stop [NAME…|--all]\n", "--gpu"),
+        ("skyrl_use", "usage: %skyrl_use NAME\n", "--gpu"),
     ):
         magic(magics, name, "-h")
         said = capsys.readouterr().out

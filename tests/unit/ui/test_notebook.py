@@ -3,7 +3,8 @@ from __future__ import annotations
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import SessionSpec
-from skyrl_magic.ui.notebook import Notebook, request_for
+from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.ui.notebook import Notebook
 
 SPEC = SessionSpec("local", NO_GPU, "image", "volume", "app", 3600, ray=False)
 
@@ -18,7 +19,11 @@ def test_before_the_first_run_there_is_no_last_one() -> None:
     assert Notebook().own_runs == []
 
 
-def test_a_name_alone_takes_the_session_as_it_is() -> None:
-    assert request_for(SPEC, None, 60, "mine", Given()).asked == frozenset()
-    assert request_for(SPEC, None, 60, "mine", Given(cpu=3.0)).asked == frozenset({"cpu"})
-    assert request_for(SPEC, None, 60, None, Given(cpu=3.0)).asked is None
+def test_the_current_session_is_the_one_that_was_entered_last() -> None:
+    assert Notebook().current is None
+    notebook = Notebook()
+    for name in ("a", "b", "a"):
+        notebook.enter(SessionRequest(SPEC, None, 60, name), Given())
+    assert notebook.current is not None
+    assert notebook.current.name == "a"
+    assert [place[2] for place in notebook.used] == ["b", "a"]
