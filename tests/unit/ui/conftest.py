@@ -21,9 +21,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Iterator[ProcessBackend]:
-    """Where sessions come from; all are ended after the test."""
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProcessBackend]:
+    """Where sessions come from; all are ended after the test. Its volumes have the version that a test names."""
     found = ProcessBackend(tmp_path)
+    found.volume_version = getattr(request, "param", 2)
     yield found
     found.close()
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import OptionError, SessionLost, UnknownRun
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.ports import ByteStream
-from skyrl_magic.service.owners import asker
+from skyrl_magic.service.owners import asker, user_at_host
+from skyrl_magic.service.run_list import known_runs
 from skyrl_magic.service.runs import RunService
+from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.logs import LOG_OPTIONS, USAGE
@@ -186,6 +190,7 @@ def test_a_session_that_does_not_answer_is_named(cells: Cells, restarted: Cells,
         show(restarted, run_id(cells))
 
 
+@pytest.mark.parametrize("backend", [1, 2], indirect=True)
 @pytest.mark.parametrize("line", ["", "RUN", "PREFIX", "-1"])
 def test_a_log_outlives_its_session(
     cells: Cells, restarted: Cells, backend: ProcessBackend, line: str, capsys: pytest.CaptureFixture[str]
@@ -202,6 +207,31 @@ def test_a_log_outlives_its_session(
         assert note.startswith(f"run {run_id(cells)}: session {name} ended at ")
         assert note.endswith(f"(%skyrl_stop by {asker('local')} ended it); its log is on volume skyrl-data")
     assert len(backend.made) == 1
+
+
+@pytest.mark.parametrize("whose", [user_at_host(), "anne (us-1)", "bob@far"])
+def test_whose_a_run_on_the_volume_is(
+    services: Services,
+    cells: Cells,
+    restarted: Cells,
+    backend: ProcessBackend,
+    whose: str,
+) -> None:
+    cells.stop([], DEFAULTS, Path.cwd())
+    folder = backend.volume("skyrl-data").folder
+    (catalog,) = (folder / protocol.CATALOGS).glob("*.json")
+    assert json.loads(catalog.read_text())["owner"] == "ann (us-1)"
+    catalog.write_text(json.dumps({**json.loads(catalog.read_text()), "owner": whose}))
+    request = backend.made[0].request
+    (run,) = known_runs(services.sessions, SessionRequest(request.spec, None, 600)).runs
+    is_mine = whose != "bob@far"
+    assert (run.run_id, run.mine) == (run_id(cells), is_mine)
+    if is_mine:
+        show(restarted, "-1")
+    else:
+        assert run.owner == "bob@far"
+        with pytest.raises(UnknownRun):
+            show(restarted, "-1")
 
 
 def test_what_never_reached_the_volume_is_said(cells: Cells, backend: ProcessBackend) -> None:
