@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from skyrl_magic.loopback.runtime import host, syncwrapper
+from skyrl_magic.loopback.runtime import fstool, host, syncwrapper
 from skyrl_magic.loopback.runtime.spec import (
     CONTROL_DIR,
     GO_NAME,
@@ -120,10 +121,22 @@ def options(folder: Folder, env: dict[str, str], volumes: Sequence[VolumeMount],
         words += ["--ro-bind" if volume.read_only else "--bind", str(source), volume.mount_path]
     synced = [volume.mount_path for volume in volumes if not volume.is_v1 and not volume.read_only]
     words += syncwrapper.install(folder.control, synced)
+    words += _filesystem_tool(folder, prefixes[0])
     words += ["--clearenv"]
     for name, value in env.items():
         words += ["--setenv", name, value]
     return [*words, "--chdir", "/"]
+
+
+def _filesystem_tool(folder: Folder, prefix: Path) -> list[str]:
+    """Put the tool behind ``Sandbox.filesystem`` where Modal's client looks for it; ``prefix`` is a Python's."""
+    # A script and not its own first line: that may have 127 bytes only, and a prefix may be longer.
+    script = folder.control / "fs-tool"
+    code = f"{CONTROL_DIR}/fs-tool.py"
+    python = shlex.quote(str(prefix / "bin" / "python3"))
+    script.write_text(f'#!/bin/sh\nexec {python} -ISE {code} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return ["--ro-bind", fstool.__file__, code, "--ro-bind", str(script), fstool.PATH]
 
 
 def _resolver(folder: Folder) -> list[str]:
