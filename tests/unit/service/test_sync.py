@@ -395,6 +395,7 @@ def test_files_that_look_like_secrets_are_named_once_before_they_leave_the_machi
     told: list[str] = []
     progress = Recorder()
     world.backend.before = lambda _: told.extend(progress.notes)
+    world.start()  # its volume is made
     session, _ = world.service.ensure(world.request(checkout, backend="modal"), progress)
     line = ".env, a.pem, id_rsa and 1 more look like secrets and go into the container: .skyrlignore leaves files out"
     assert progress.notes == [line]
@@ -410,6 +411,7 @@ def test_files_that_look_like_secrets_are_named_once_before_they_leave_the_machi
 def test_files_that_stay_on_this_machine_or_are_left_out_are_not_named(world: World, checkout: Checkout) -> None:
     (checkout.root / ".env").write_text("x\n")
     progress = Recorder()
+    world.start()
     session, _ = world.service.ensure(world.request(checkout), progress)
     (checkout.root / "new.pem").write_text("k\n")
     assert [*progress.notes, *world.run(session, "true")[1].notes] == []
