@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import grpclib.exceptions
 import modal.exception
+from modal_proto import api_pb2
 
 from skyrl_magic.core import errors
 
@@ -34,6 +35,30 @@ _MAPPING: tuple[tuple[type[BaseException], type[errors.SkyRLMagicError], str], .
     (OSError, errors.BackendError, "run the cell again"),
 )
 
+#: Words of an error about money: a spend cap that was reached, a payment method that is missing.
+_MONEY = ("spend", "budget", "billing", "payment")
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _exhausted(what: str, error: modal.exception.ResourceExhaustedError) -> errors.BackendError:
+    """Ours for a limit that was met: of calls in a time, of money, or another one of the account."""
+    text = _text(error)
+    details = getattr(error, "_grpc_details", None) or ()
+    if any(isinstance(detail, api_pb2.RPCRetryPolicy) for detail in details):
+        advice = (
+            "Modal throttled it for as long as it is waited for (MODAL_MAX_THROTTLE_WAIT): run it again in a moment"
+        )
+        return errors.BackendUnavailable(f"{what}: {text}; {advice}")
+    # The status is that of every other limit, so the text has to tell it.
+    if any(word in text.lower() for word in _MONEY):
+        return errors.BackendError(
+            f"{what}: {text}; nothing was started: raise the workspace's limit at modal.com/settings"
+        )
+    return errors.BackendError(f"{what}: {text}; it is a limit of the account or of Modal: ask for less, or wait")
+
 
 @contextmanager
 def mapped(what: str) -> Iterator[None]:
@@ -42,9 +67,10 @@ def mapped(what: str) -> Iterator[None]:
         yield
     except errors.SkyRLMagicError:
         raise
+    except modal.exception.ResourceExhaustedError as error:
+        raise _exhausted(what, error) from error
     except BaseException as error:
         for theirs, ours, advice in _MAPPING:
             if isinstance(error, theirs):
-                text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-                raise ours(f"{what}: {text}; {advice}") from error
+                raise ours(f"{what}: {_text(error)}; {advice}") from error
         raise

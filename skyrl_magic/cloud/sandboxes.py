@@ -14,6 +14,7 @@ from skyrl_magic.cloud.ends import end_of
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.cloud.identity import account_user
 from skyrl_magic.cloud.streams import ModalStream
+from skyrl_magic.cloud.throttling import told_when_throttled
 from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
 from skyrl_magic.core import contract
 from skyrl_magic.core.ends import End, end_reason
@@ -156,7 +157,7 @@ class ModalBackend:
                 image.build(app)
             on_phase("container")
             volume, mounted = mounted_volume(spec.volume, self.client)
-            with mapped(f"starting session {request.name}"):
+            with told_when_throttled(on_phase), mapped(f"starting session {request.name}"):
                 sandbox = modal.Sandbox.create(
                     *request.command(mounted),
                     app=app,

@@ -32,6 +32,8 @@ def caught(error: BaseException) -> errors.SkyRLMagicError:
         (modal.exception.TimeoutError("x"), errors.BackendUnavailable, "does not answer"),
         (modal.exception.VersionError("x"), errors.BackendError, "pip install"),
         (modal.exception.ConnectionError("x"), errors.BackendUnavailable, "network"),
+        (modal.exception.ResourceExhaustedError("workspace spend limit"), errors.BackendError, "modal.com/settings"),
+        (modal.exception.ResourceExhaustedError("too many GPUs"), errors.BackendError, "a limit of the account"),
         (modal.exception.ServiceError("x"), errors.BackendUnavailable, "in a moment"),
         (modal.exception.InvalidError("x"), errors.BackendError, "--dry-run"),
         (modal.exception.Error("x"), errors.BackendError, "--dry-run"),

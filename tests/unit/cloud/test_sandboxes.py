@@ -6,15 +6,18 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import modal
+import modal.config
 import pytest
 from modal_proto import api_pb2
 
 from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, _ignore_others
 from skyrl_magic.cloud.streams import ModalStream
-from skyrl_magic.core.errors import BackendUnavailable, SessionLost
+from skyrl_magic.cloud.throttling import MAX_WAIT_S, PHASE, bound_waiting
+from skyrl_magic.core.errors import BackendError, BackendUnavailable, SessionLost
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
 from skyrl_magic.core.spec import SessionSpec
@@ -165,6 +168,68 @@ def test_an_index_that_lags_lists_nobody_elses_sandboxes(
         assert [s.id for s in backend.list({"made by": make.app_name, "owner": "me"})] == [mine.object_id]
 
 
+@pytest.fixture
+def wanted(tmp_path: Path) -> SandboxRequest:
+    """A container of an app of its own."""
+    agent = tmp_path / "agent.pyz"
+    agent.touch()
+    app = f"app-{uuid.uuid4().hex}"
+    spec = SessionSpec("local", NO_GPU, "image", f"{app}-data", app, 300, ray=False)
+    return SandboxRequest("box", spec, {}, lambda _: ["sleep", "infinity"], agent)
+
+
+def test_a_throttled_creation_is_said_and_goes_on(
+    modal_client: modal.Client,
+    loopback_server: ServerAddress,
+    wanted: SandboxRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    throttled = threading.Event()
+    phases: list[str] = []
+
+    def on_phase(phase: str) -> None:
+        phases.append(phase)
+        if phase == PHASE:
+            throttled.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with answering(loopback_server.state_dir, throttled=["SandboxCreateV2"], retry_after_s=0.1):
+            creating = pool.submit(ModalBackend("local", modal_client).create, wanted, on_phase)
+            assert throttled.wait(DEADLINE_S)
+            assert not creating.done()
+        creating.result(DEADLINE_S).terminate()
+    assert phases == ["image", "checkout", "container", PHASE]
+    assert "Received" not in "".join(capsys.readouterr())
+
+
+def test_waiting_for_a_throttled_creation_is_bounded(
+    modal_client: modal.Client,
+    loopback_server: ServerAddress,
+    wanted: SandboxRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bound_waiting()
+    assert modal.config.config.get("max_throttle_wait") == MAX_WAIT_S
+    monkeypatch.setenv("MODAL_MAX_THROTTLE_WAIT", "1")
+    with (
+        answering(loopback_server.state_dir, throttled=["SandboxCreateV2"], retry_after_s=0.2),
+        pytest.raises(BackendUnavailable, match="starting session box: too many requests; Modal throttled it"),
+    ):
+        ModalBackend("local", modal_client).create(wanted, lambda _: None)
+
+
+def test_a_spend_cap_is_one_line_with_what_to_do(
+    modal_client: modal.Client, loopback_server: ServerAddress, wanted: SandboxRequest
+) -> None:
+    with (
+        answering(loopback_server.state_dir, spend_cap=True),
+        pytest.raises(
+            BackendError, match=r"has reached its spend limit; nothing was started: raise .*modal.com/settings"
+        ),
+    ):
+        ModalBackend("local", modal_client).create(wanted, lambda _: None)
+
+
 # --- uploads ----------------------------------------------------------------------------------------------------------
 
 
@@ -179,14 +244,10 @@ def test_what_is_not_in_the_upload_is_ignored(absolute: bool, tmp_path: Path) ->
     assert all(map(ignored, ("a/b/d.py", "b", "a/c.py", "top.txt.bak", "c.py")))
 
 
-def test_memory_that_is_asked_for_is_a_request_and_a_limit(modal_client: modal.Client, tmp_path: Path) -> None:
-    agent = tmp_path / "agent.pyz"
-    agent.touch()
-    app = f"app-{uuid.uuid4().hex}"
-    spec = SessionSpec("local", NO_GPU, "image", f"{app}-data", app, 300, ray=False, memory_mib=2048, cpu=2.0)
-    backend = ModalBackend("local", modal_client)
-    sandbox = backend.create(SandboxRequest("box", spec, {}, lambda _: ["sleep", "infinity"], agent), lambda _: None)
-    app_id = str(modal.App.lookup(app, client=modal_client).app_id)
+def test_memory_that_is_asked_for_is_a_request_and_a_limit(modal_client: modal.Client, wanted: SandboxRequest) -> None:
+    spec = replace(wanted.spec, memory_mib=2048, cpu=2.0)
+    sandbox = ModalBackend("local", modal_client).create(replace(wanted, spec=spec), lambda _: None)
+    app_id = str(modal.App.lookup(spec.app, client=modal_client).app_id)
     try:
 
         async def listed() -> list[api_pb2.SandboxInfo]:
