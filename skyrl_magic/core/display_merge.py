@@ -12,7 +12,14 @@ CLEAR_OUTPUT = "clear_output"
 COMM_OPEN = "comm_open"
 COMM_TYPES = frozenset({COMM_OPEN, "comm_msg", "comm_close"})
 DISPLAYS = frozenset({"display_data", "update_display_data", "execute_result"})
+#: What a ``clear_output`` that waits waits for, beside text: an update has its place already.
+_OUTPUTS = frozenset({"display_data", "execute_result", "error"})
 _NAMED = ("display_data", "update_display_data")
+
+
+def is_output(message: KernelMessage) -> bool:
+    """Whether the cell's outputs become one more."""
+    return message.msg_type in _OUTPUTS
 
 
 def takes_outputs(message: KernelMessage) -> bool:

@@ -26,7 +26,7 @@ from skyrl_magic.core.display_budget import (
     KernelBudget,
 )
 from skyrl_magic.core.display_intake import Intake
-from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_state
+from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_output, is_state, takes_outputs
 from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
@@ -88,11 +88,15 @@ class DisplayPlan:
         self._left_out = 0
         self._head_bytes = 0
         self._number = 0
+        self._clear: KernelMessage | None = None
+        """A ``clear_output(wait=True)`` that no output has followed yet."""
 
     def feed(self, event: Output | Gap, now_s: float) -> None:
         """Take the run's next frame. Raises :class:`ProtocolError` for a damaged one."""
         missing_bytes, data = self.intake.take(event)
         channel = self._channels[event.stream]
+        if missing_bytes or data:
+            self._clear_at_last(now_s)
         if missing_bytes:
             self._leave_out(channel, missing_bytes, now_s)
         if data:
@@ -101,9 +105,14 @@ class DisplayPlan:
     def show(self, message: KernelMessage, now_s: float) -> None:
         """Take a message of a Python cell: what was printed before it is shown before it."""
         if message.msg_type == CLEAR_OUTPUT:
-            self._forget_shown(now_s)
-            self._queue.clear(message, now_s)
+            self._clear = message
+            if not message.content.get("wait"):
+                self._clear_at_last(now_s)
             return
+        if is_output(message):
+            self._clear_at_last(now_s)
+        elif takes_outputs(message):
+            self.pass_clear_on(now_s)
         if not is_state(message):
             self._settle(now_s, final=True)
         given_up = self._queue.show(message, now_s)
@@ -114,6 +123,16 @@ class DisplayPlan:
             self._left_out += given_up
             text = f"… {self._left_out:,} displays left out here; the log of run {self._run_id} has them"
             self._queue.change(self._left_out_live, text, now_s)
+
+    def pass_clear_on(self, now_s: float) -> None:
+        """What comes next is shown past this plan: a ``clear_output`` that waits for it waits in the front end."""
+        if self._clear is None:
+            return
+        message, self._clear = self._clear, None
+        self._settle(now_s, final=True)
+        self._show_tail(now_s, TAIL_BYTES)
+        self._forget_shown(now_s)
+        self._queue.show(message, now_s)
 
     @property
     def full_screen(self) -> bool:
@@ -150,6 +169,8 @@ class DisplayPlan:
         for channel in self._channels.values():
             if channel.live:
                 self._close(channel, channel.live.rows, now_s)
+                row = channel.screen.current
+                row.mark_sent(len(row.text()))  # the display has it: asked again, it is not shown again
         if self._tail_live:
             # A flood leaves text out anyway: after other floods it leaves out more, and its cell need not wait.
             room_bytes = self._budget.kernel.size_bytes(now_s) - FLOOD_RESERVE_BYTES
@@ -166,6 +187,13 @@ class DisplayPlan:
         What one cell shows is sent at once; what is shown after other cells' floods keeps to what the server takes.
         """
         return self._budget.kernel.wait_s(now_s) if self._queue.waiting else None
+
+    def _clear_at_last(self, now_s: float) -> None:
+        """There is output for which a ``clear_output`` may have waited: what came before that is gone now."""
+        if self._clear is not None:
+            message, self._clear = self._clear, None
+            self._forget_shown(now_s)
+            self._queue.clear(message, now_s)
 
     def _forget_shown(self, now_s: float) -> None:
         """The front end clears the cell: nothing that was shown can be changed any more."""

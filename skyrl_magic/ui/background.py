@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.display_merge import CLEAR_OUTPUT
 from skyrl_magic.core.errors import CellError, RunLeft, SkyRLMagicError
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import RunRequest
@@ -57,7 +58,10 @@ class BackgroundSink:
         self.note_text = text
 
     def message(self, message: protocol.KernelMessage) -> None:
-        """Keep the text of a display."""
+        """Keep the text of a display; what the cell clears is forgotten."""
+        if message.msg_type == CLEAR_OUTPUT:
+            self.lines.clear(wait=bool(message.content.get("wait")))
+            return
         text = plain_text(message)
         if text.strip():
             self.lines.add(text.rstrip("\n"))

@@ -100,6 +100,10 @@ class CellSink:
         self._display.flush()
         return ask(prompt, password=password)
 
+    def error_follows(self) -> None:
+        """The cell ends with an error that IPython shows, as its last output."""
+        self._display.pass_clear_on()
+
     def close(self, final: str | None) -> None:
         """Show all that waits, and the last line."""
         self._display.close(final)

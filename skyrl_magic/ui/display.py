@@ -94,6 +94,10 @@ class RunDisplay:
         self._view.message(message)
         self._view.tick()
 
+    def pass_clear_on(self) -> None:
+        """An output comes that is not shown here: a ``clear_output`` that waits for one waits for that."""
+        self._view.pass_clear_on()
+
     def flush(self) -> None:
         """Show everything that waits; more may come."""
         self._view.close()
@@ -191,6 +195,9 @@ class _KernelView:
     def message(self, message: KernelMessage) -> None:
         self._plan.show(message, self._clock())
 
+    def pass_clear_on(self) -> None:
+        self._plan.pass_clear_on(self._clock())
+
     def due_in_s(self) -> float | None:
         now_s = self._clock()
         due_s = self._plan.due_s(now_s)
@@ -244,6 +251,9 @@ class _TerminalView:
 
     def message(self, message: KernelMessage) -> None:
         _write("stdout", plain_text(message))
+
+    def pass_clear_on(self) -> None:
+        pass
 
     def due_in_s(self) -> float | None:
         return None

@@ -47,6 +47,8 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
     """How the cell of a run ends, with what it still has to show."""
     outcome = Outcome(captured(request, result), value=_lines(request, result), error=error_of(result))
     final = None
+    if request.raise_error and isinstance(outcome.error, CellError) and not outcome.error.shown:
+        sink.error_follows()
     _note_end(result, sink)
     if not request.raise_error and isinstance(outcome.error, CellError) and result.python is not None:
         _shown_only(result.python, sink)

@@ -45,6 +45,37 @@ CASES = (
     Case("clear_output that waits", "print('gone')\nclear_output(wait=True)\nprint('stays')"),
     Case("clear_output that waits for nothing", "print('stays')\nclear_output(wait=True)"),
     Case("clear_output at the end", "print('gone')\ndisplay('gone')\nclear_output()"),
+    Case("clear_output behind each display", "for i in range(3):\n    display(i)\n    clear_output(wait=True)"),
+    Case("clear_output behind a partial line", "print('half', end='')\nclear_output(wait=True)"),
+    Case("clear_output that waits twice", "print('stays')\nclear_output(wait=True)\nclear_output(wait=True)"),
+    Case("text, clear_output and a display", "print('gone')\nclear_output(wait=True)\ndisplay('stays')"),
+    Case("clear_output that waits, then at once", "print('gone')\nclear_output(wait=True)\nclear_output()"),
+    Case(
+        "clear_output among both streams",
+        "import sys\nprint('gone', file=sys.stderr)\nclear_output(wait=True)\nprint('s', file=sys.stderr)\nprint('x')",
+        unordered=True,
+    ),
+    Case(
+        "clear_output and an update, which is no output",
+        "h = display('a', display_id=True)\nclear_output(wait=True)\nh.update('stays')",
+    ),
+    Case("clear_output and a value", "print('gone')\nclear_output(wait=True)\n'stays'"),
+    Case(
+        "clear_output behind several lines",
+        "for i in range(5):\n    print(f'a {i}\\nb {i}\\nc', end='')\n    clear_output(wait=True)",
+    ),
+    Case(
+        "a flood with clear_output behind it",
+        "for i in range(30):\n    print('x' * 50_000)\n    clear_output(wait=True)\nprint('end')\nclear_output(True)",
+    ),
+    Case(
+        "a bar and clear_output",
+        "print('\\r1/2\\r2/2', end='')\nclear_output(wait=True)",
+        differs="redrawn",
+        remote=(("stdout", "2/2"),),
+    ),
+    Case("clear_output before the next cell", "print('stays')\nclear_output(wait=True)"),
+    Case("that cell", "print('next')"),
     Case("clear_output of nothing", "clear_output()\nclear_output(wait=True)"),
     Case(
         "clear_output in a loop",

@@ -7,6 +7,10 @@ from tests.kernel.python_cells.case import Case
 CASES = (
     Case("an error", "1 / 0"),
     Case("an error after text", "print('before')\nraise ValueError('why')"),
+    Case(
+        "an error after clear_output",
+        "from IPython.display import clear_output\nprint('gone')\nclear_output(wait=True)\n1 / 0",
+    ),
     Case("an error after a display", "display('before')\n{}['k']"),
     Case("a function of an earlier cell", "def fails(n):\n    # a line above\n    return 1 / n\n"),
     Case("called later", "x = 2\nfails(x - 2)"),

@@ -48,7 +48,7 @@ class SavedNotebook:
         """Take a cell's messages. Returns its outputs, which a later cell may still update."""
         saved = new_code_cell(code)
         self.cells.append(saved)
-        clear_next = False
+        clear_next: dict[int, bool] = {}
         for message in cell.messages:
             kind, content = message["msg_type"], message["content"]
             if kind.startswith("comm_"):
@@ -57,15 +57,14 @@ class SavedNotebook:
             widget = self._takes.get(message["parent_header"]["msg_id"])
             outputs = saved.outputs if widget is None else self.inside[widget]
             if kind == "clear_output":
-                clear_next = bool(content.get("wait"))
-                if not clear_next:
+                clear_next[id(outputs)] = bool(content.get("wait"))
+                if not content.get("wait"):
                     outputs.clear()
             elif kind == "update_display_data":
                 self._update(content)
             elif kind in ("stream", "error", *_DISPLAYS):
-                if clear_next:
+                if clear_next.pop(id(outputs), False):
                     outputs.clear()
-                    clear_next = False
                 self._append(outputs, message)
         return saved.outputs  # type: ignore[no-any-return]
 

@@ -27,6 +27,15 @@ CASES = (
                 print('step', i)
         """,
     ),
+    Case(
+        "cleared behind what it took",
+        "with out:\n    print('inside')\n    out.clear_output(wait=True)\nprint('outside')",
+    ),
+    Case("and taken again", "with out:\n    print('again')"),
+    Case(
+        "the cell is cleared around it",
+        "print('gone')\nclear_output(wait=True)\nwith out:\n    print('inside')\nprint('outside')",
+    ),
     Case("an error inside", "with out:\n    1 / 0\nprint('goes on')"),
     Case("a capturing function", "@out.capture(clear_output=True)\ndef shows(): print('captured')\nshows()"),
     Case("append_stdout", "out.append_stdout('appended')\nout.append_display_data('d')"),

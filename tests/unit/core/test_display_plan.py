@@ -764,6 +764,43 @@ def test_clear_output_takes_back_what_was_not_shown_yet() -> None:
     assert told(run) == ["shown\n", "(clear)", "after\n"]
 
 
+def test_a_clear_that_waits_takes_nothing_back_at_the_end() -> None:
+    run = Run()
+    run.print("half")
+    show(run, CLEAR)
+    run.end()
+    assert told(run) == ["half"]
+
+
+def test_a_clear_waits_for_an_output_and_not_for_a_widgets_state() -> None:
+    run = Run()
+    run.print("half")
+    show(run, CLEAR, state(value=1), display("x", "mine", "update_display_data"))
+    run.wait(0.3)
+    assert "half" in told(run)
+    assert "(clear)" not in told(run)
+    show(run, display("new"))
+    run.end()
+    assert told(run)[-2:] == ["(clear)", "<new>"]
+
+
+def test_a_clear_is_passed_on_where_the_next_output_is_shown_by_another() -> None:
+    run = Run()
+    run.print("half")
+    show(run, CLEAR)
+    run.plan.pass_clear_on(run.now_s)
+    run.end()
+    assert told(run) == ["half", "(clear)"]
+
+
+def test_a_bar_without_a_newline_is_shown_once_however_often_the_rest_is_asked_for() -> None:
+    run = Run()
+    run.print("\r1/2\r2/2")
+    run.cell.take(run.plan.finish(run.now_s), run.now_s)
+    run.end()
+    assert told(run) == ["2/2"]
+
+
 def test_a_bar_that_was_cleared_is_not_updated_any_more() -> None:
     run = Run()
     for number in range(4):

@@ -67,3 +67,14 @@ def test_any_chunking_gives_the_same_lines(lines: list[str], data: st.DataObject
         run.write(whole[at : at + size])
         at += size
     assert run.lines.last(99) == (lines[:-1] + [line for line in lines[-1:] if line])
+
+
+def test_what_is_cleared_is_forgotten_when_the_next_text_comes() -> None:
+    run = Printed()
+    run.write(b"one\nhalf")
+    run.lines.clear(wait=True)
+    assert run.lines.last(9) == ["one", "half"]
+    run.write(b"two\n")
+    assert run.lines.last(9) == ["two"]
+    run.lines.clear(wait=False)
+    assert run.lines.last(9) == []
