@@ -23,6 +23,14 @@ _SHELLS = frozenset({"%%bash", "%%sh", "%%script", "%%!", "%%system", "%%sx"})
 _UNCLOSED = re.compile(r"line (?P<line>\d+): unexpected EOF while looking for matching [`'](?P<quote>[`'\"])'")
 
 
+def unix_lines(text: str) -> str:
+    r"""``text`` with a newline at each line's end: bash would take the ``\r`` of a ``\r\n`` as a part of the word.
+
+    A ``\r`` elsewhere is the user's own.
+    """
+    return text.replace("\r\n", "\n").removesuffix("\r")
+
+
 def check_command(command: str, *, shell: bool = True) -> None:
     """Refuse a command, or where it is for no ``shell`` a Python cell, that cannot run as it was meant.
 

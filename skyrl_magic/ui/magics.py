@@ -147,11 +147,11 @@ class SkyRLMagic(Settings):
             _say_help(magic, _PYTHON_HELP if given.python else _MODAL_HELP)
             return None
         _check_cell(parsed, cell, magic)
-        command = parsed.rest if cell is None else cell
         if given.python and cell is not None and not cell.strip():
             return None  # as an empty cell of Python anywhere
-        from skyrl_magic.service.command import check_command, names_interpreter, script_of
+        from skyrl_magic.service.command import check_command, names_interpreter, script_of, unix_lines
 
+        command = unix_lines(parsed.rest if cell is None else cell)
         check_command(command, shell=not given.python)
         if not given.python and names_interpreter(command):
             if given.errexit:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.service.command import MAX_COMMAND_BYTES, check_command
+from skyrl_magic.service.command import MAX_COMMAND_BYTES, check_command, unix_lines
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,16 @@ def test_what_bash_would_run_to_its_end_is_never_refused(command: str) -> None:
         if "does not close" in str(error):
             ran = subprocess.run(["bash", "-n", "-c", command], check=False, capture_output=True, timeout=60)
             assert ran.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("echo x > o.txt\r\necho y\r\n", "echo x > o.txt\necho y\n"),
+        ("cat <<E\r\na\r\nE\r\n", "cat <<E\na\nE\n"),
+        ("echo x\r", "echo x"),
+        ("printf 'a\rb'\n", "printf 'a\rb'\n"),
+    ],
+)
+def test_a_cells_lines_end_as_bash_reads_them(text: str, lines: str) -> None:
+    assert unix_lines(text) == lines
