@@ -169,7 +169,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _unquote(flag: str, word: str) -> str:
-    if re.sub(_QUOTED, "", word):
+    if re.sub(_QUOTED, "", word).strip():
         raise OptionError(f"{flag}: a quote in its value does not close")
     parts = []
     for single, double, escaped, plain in re.findall(_QUOTED, word):
@@ -247,8 +247,21 @@ def read_options(
             start, position = value_match.start("word"), value_match.end()
         if evaluate is not None:
             position = end_of_braces(text, start, position)
+        position = _end_of_list(option, text, start, position)
         _add(found, option, option.read(option.flag, value_of(flag, text[start:position], evaluate)))
     return found, text[position:].strip()
+
+
+def _end_of_list(option: Option, text: str, start: int, position: int) -> int:
+    """Where an option's value ends: a list of names may have a space beside a comma, as in ``-o a, b``."""
+    if option.read is not values.variable_names:
+        return position
+    while match := re.compile(_WORD).match(text, position):
+        word = match["word"]
+        if word.startswith("-") or not (text[start:position].endswith(",") or word.startswith(",")):
+            break
+        position = match.end()
+    return position
 
 
 def value_of(flag: str, word: str, evaluate: Evaluate | None) -> str:

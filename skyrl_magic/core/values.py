@@ -137,6 +137,8 @@ def variable_name(flag: str, text: str) -> str:
 
 def variable_names(flag: str, text: str) -> tuple[str, ...]:
     """Python variables, separated by commas; each counts once."""
+    if text.strip() and any(not name.strip() for name in text.split(",")):
+        raise OptionError(f"{flag} {text}: a comma stands between two names, as in {flag} a,b")
     return tuple(dict.fromkeys(variable_name(flag, name.strip()) for name in text.split(",")))
 
 

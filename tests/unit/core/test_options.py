@@ -282,8 +282,31 @@ def test_names_of_variables_have_a_short_flag() -> None:
     assert parse_line("--input 'a, b,a'").given.input == ("a", "b")
     with pytest.raises(OptionError, match=r"^--input a b: 'a b' is not a variable name$"):
         parse_line("-i 'a b'")
-    with pytest.raises(OptionError, match="is not a variable name"):
+    with pytest.raises(OptionError, match=r"^--output a,: a comma stands between two names, as in --output a,b$"):
         parse_line("-o a,")
+
+
+@pytest.mark.parametrize(
+    ("line", "names", "rest"),
+    [
+        ("-o a, b", ("a", "b"), ""),
+        ("-o a , b -i c", ("a", "b"), ""),
+        ("-o a ,b ,c x = 1", ("a", "b", "c"), "x = 1"),
+        ("-o a,\tb, c x", ("a", "b", "c"), "x"),
+        ("-o=a, b", ("a", "b"), ""),
+        ("-o a b, c", ("a",), "b, c"),
+        ("--output 'a, b', c", ("a", "b", "c"), ""),
+    ],
+)
+def test_names_of_variables_may_have_a_space_beside_a_comma(line: str, names: tuple[str, ...], rest: str) -> None:
+    parsed = parse_line(line)
+    assert (parsed.given.output, parsed.rest) == (names, rest)
+
+
+@pytest.mark.parametrize("line", ["-o a, -i b", "-o a,,b", "-o ,a", "-o a, ,b", "-i a,"])
+def test_a_comma_too_many_says_so(line: str) -> None:
+    with pytest.raises(OptionError, match="a comma stands between two names"):
+        parse_line(line)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def test_names_stand_before_or_after_the_options(line: str, names: tuple[str, ..
         ("", "%skyrl_push needs the names of variables, as in %skyrl_push a,b"),
         ("--pickle", "needs the names"),
         ("a b", "'a b' is not a variable name"),
-        ("a,", "'' is not a variable name"),
+        ("a,", "%skyrl_push a,: a comma stands between two names"),
         ("a --env X=1", "unknown option --env"),
         ("a -i b", "unknown option -i"),
     ],
