@@ -13,6 +13,8 @@ from skyrl_magic.core.variables.store import Blobs, Buffer, Store
 
 #: NumPy's kinds of dtypes whose values are their bytes (``O`` and ``T`` hold references).
 _BYTE_KINDS = "biufcmMSUV"
+#: What can name the rows or the columns of a pandas table and is plain data.
+_AXIS_NAMES = (str, int, float, bool, type(None))
 #: The name of pandas' dtype for columns of Python objects.
 _OBJECT = "object"
 
@@ -155,7 +157,22 @@ def _encode_pandas(value: Any, store: Store) -> Optional[List[Any]]:
 
 
 def _frame(frame: Any, store: Store) -> List[Any]:
-    """A frame's place in the store and its dtypes. Raises Unsendable where Arrow would change it."""
+    """A frame's dtypes, its place in the store and its axes' names where it has any.
+
+    Arrow drops the name of a default index where it has no rows to count, and makes text of a number: names go beside.
+
+    Raises:
+        Unsendable: Arrow would change it.
+    """
+    names = [list(frame.index.names), list(frame.columns.names)]
+    named = any(name is not None for axis in names for name in axis)
+    if named:
+        odd = next((name for axis in names for name in axis if type(name) not in _AXIS_NAMES), None)
+        if odd is not None:
+            raise Unsendable(f"one of whose axes is named by a {type(odd).__qualname__}, not by text or a number")
+        frame = frame.copy(deep=False)
+        frame.index = frame.index.set_names([None] * frame.index.nlevels)
+        frame.columns = frame.columns.set_names([None] * frame.columns.nlevels)
     pa = _package("pyarrow", "a pandas table")
     _package("pyarrow.ipc", "a pandas table")
     try:
@@ -171,20 +188,22 @@ def _frame(frame: Any, store: Store) -> List[Any]:
     if kept.names != given.names or (given.dtype.name != _OBJECT and kept.dtype != given.dtype):
         raise Unsendable("whose labels of rows Arrow does not carry")
     objects = [index for index, dtype in enumerate(frame.dtypes) if dtype.name == _OBJECT]
-    return [objects, _stream(pa, table, store)]
+    return [objects, _stream(pa, table, store), *([names] if named else [])]
 
 
-def _to_frame(blobs: Blobs, objects: List[int], place: List[int]) -> Any:
+def _to_frame(blobs: Blobs, objects: List[int], place: List[int], names: Sequence[List[Any]] = ()) -> Any:
     _package("pandas", "a pandas table")
     frame = _to_arrow(blobs, place).to_pandas(integer_object_nulls=True)
     for index in objects:  # Arrow has found a narrower type for it
         if frame.dtypes.iloc[index].name != _OBJECT:
             frame.isetitem(index, frame.iloc[:, index].astype(object))
+    if names:
+        frame.index.names, frame.columns.names = names
     return frame
 
 
-def _to_series(blobs: Blobs, name: Any, objects: List[int], place: List[int]) -> Any:
-    return _to_frame(blobs, objects, place)["values"].rename(name)
+def _to_series(blobs: Blobs, name: Any, *fields: Any) -> Any:
+    return _to_frame(blobs, *fields)["values"].rename(name)
 
 
 # --- polars -----------------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def test_a_list_of_a_million_numbers_is_packed_as_it_is() -> None:
         (lambda: pl.DataFrame({"a": [object()]}), "with a column of Python objects"),
         (lambda: pd.DataFrame({"a": [object()]}), "that Arrow does not carry"),
         (lambda: pd.DataFrame([[1, 2]], columns=[1, "a"]), "whose labels of columns Arrow does not carry"),
+        (lambda: pd.DataFrame([1]).rename_axis([("a", 1)]), "one of whose axes is named by a tuple"),
         (lambda: pd.DataFrame([[1, 2]], columns=["a", "a"]), "that Arrow does not carry"),
     ],
 )
@@ -197,6 +198,17 @@ FRAMES = [
     pd.DataFrame({"a": [1, 2]}, index=pd.MultiIndex.from_tuples([(1, "u"), (2, "v")], names=["p", None])),
     pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")])),
     pd.DataFrame(np.arange(6).reshape(3, 2)),
+    pd.DataFrame({"a": [1, 2]}).rename_axis("step"),
+    pd.DataFrame({"a": [1, 2]}).rename_axis(7),
+    pd.DataFrame({"a": [1, 2]}).rename_axis("a"),
+    pd.DataFrame({"a": [1, 2]}).rename_axis(columns="metric"),
+    pd.DataFrame({"a": [1, 2]}, index=pd.RangeIndex(3, 9, 3, name="step")),
+    pd.DataFrame({"a": []}, dtype=float).rename_axis("step"),
+    pd.DataFrame().rename_axis("step"),
+    pd.DataFrame({"a": [1, 2]}, index=pd.CategoricalIndex(["u", "v"], name="kind")),
+    pd.DataFrame(np.arange(6).reshape(3, 2)).rename_axis("step").rename_axis(columns=0),
+    pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([(1, "u")], names=["p", "p"])),
+    pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")], names=["p", None])),
 ]
 
 
@@ -208,10 +220,21 @@ def test_pandas_frames_come_out_as_they_went_in_and_can_be_changed(frame: pd.Dat
         found.iloc[0, 0] = found.iloc[-1, 0]
 
 
-@pytest.mark.parametrize("name", [None, "n", ("n", 1)])
-def test_series(name: Any) -> None:
+def test_names_of_axes_keep_their_type_and_the_frame_that_was_sent_its_own() -> None:
+    frame = pd.DataFrame({"a": [1]}).rename_axis(7)
+    found = round_trip(frame)
+    assert [*found.index.names, *frame.index.names] == [7, 7]
+    assert type(found.index.name) is int
+    assert isinstance(found.index, pd.RangeIndex)
+
+
+@pytest.mark.parametrize("name", [None, "n", ("n", 1), 3])
+@pytest.mark.parametrize("step", [None, "step"])
+def test_series(name: Any, step: str | None) -> None:
     series = pd.Series([1.0, 2.0], index=["u", "v"], name=name)
     pd.testing.assert_series_equal(round_trip(series), series)
+    counted = pd.Series([1.0, 2.0], name=name).rename_axis(step)
+    pd.testing.assert_series_equal(round_trip(counted), counted)
     assert round_trip(pl.Series("n", [1, None])).to_list() == [1, None]
 
 
