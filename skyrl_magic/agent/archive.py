@@ -203,7 +203,7 @@ class Archiver:
             "session": self._config.session,
             **self._config.about,
             "started_at": self._started_at,
-            "timeout_s": self._config.timeout_s,
+            "timeout_s": self._config.hard_timeout_s or self._config.timeout_s,  # the other one can be raised
             **end,
             "runs": [self._entry(run) for run in self._runs() if run.run_id not in self._pruned],
         }

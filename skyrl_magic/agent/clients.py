@@ -195,6 +195,12 @@ class Client:
             if not timeout_s > 0:
                 raise ValueError(f"an idle timeout of {timeout_s:g}s cannot be")
             self._supervisor.idle.timeout_s = timeout_s
+        if request.timeout_s is not None:
+            try:
+                self._supervisor.limits.set_timeout(float(request.timeout_s), time.monotonic())
+            except ValueError as error:
+                self.push(protocol.Failed(request.request, "timeout", str(error)))
+                return
         max_usd, price = (None if v is None else float(v) for v in (request.max_usd, request.usd_per_hour))
         try:
             self._supervisor.limits.set_budget(max_usd, time.monotonic(), price)

@@ -31,6 +31,8 @@ class Config:
     """Modal's version of the volume's file system: ``sync`` commits nothing on one of version 1."""
     idle_timeout_s: float = 600.0
     timeout_s: float = 0.0
+    """When the session ends itself, from its start; 0 for never. It can be changed up to :attr:`hard_timeout_s`."""
+    hard_timeout_s: float = 0.0
     """When the backend will end the container, from its start; 0 where it is not known."""
     max_usd: float = 0.0
     """The budget that ends the session; 0 for none."""

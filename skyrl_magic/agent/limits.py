@@ -1,4 +1,7 @@
-"""What bounds a session from its start: its timeout and its budget, with a word to everybody before either ends it."""
+"""What bounds a session from its start: its timeout and its budget, with a word to everybody before either ends it.
+
+The timeout can be changed while the session runs, up to the time at which its backend ends the container.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.spending import Spending
 from skyrl_magic.core.protocol.durations import duration_text
 
-#: The session ends itself this long before its backend would kill it, in seconds, and for short timeouts this share
+#: The session ends itself this long before its backend would kill it, in seconds, and for short lives this share
 #: before. Runs that do not go take 3 s, the last commit and the last frames at most 10 s, and the backend's clock began
 #: up to some seconds earlier than ours: it counts from the container's start.
 MARGIN_S = 30.0
@@ -53,9 +56,11 @@ class Limits:
 
     def __init__(self, config: Config, began: float) -> None:
         self._session = config.session
-        self._timeout_s = config.timeout_s
-        self._margin_s = min(MARGIN_S, MARGIN_SHARE * config.timeout_s)
-        self._ends_at: Optional[float] = began + config.timeout_s - self._margin_s if config.timeout_s else None
+        self._began = began
+        self._hard_s = config.hard_timeout_s
+        self._margin_s = min(MARGIN_S, MARGIN_SHARE * config.hard_timeout_s)
+        self.timeout_s = config.timeout_s or config.hard_timeout_s
+        """From the session's start; 0 for none."""
         self.spending = Spending(config, began)
         self.max_usd = config.max_usd
         self._told: Set[str] = set()
@@ -82,18 +87,56 @@ class Limits:
         if usd_per_hour is not None:
             self.spending.set_price(usd_per_hour)
 
+    def set_timeout(self, timeout_s: float, now: float) -> None:
+        """Change the timeout of the session that runs.
+
+        Args:
+            timeout_s: from the session's start.
+            now: the time.
+
+        Raises:
+            ValueError: it would be over already, or is more than the backend gives the container.
+        """
+        if not timeout_s > 0:
+            raise ValueError(f"a timeout of {timeout_s:g}s cannot be")
+        age_s = now - self._began
+        wanted = f"--timeout {duration_text(timeout_s)}"
+        if self._hard_s and timeout_s > self._hard_s:
+            left = about_text(max(self._hard_s - age_s, 0.0))
+            raise ValueError(
+                f"{wanted}: the container of session {self._session} ends {duration_text(self._hard_s)} after its "
+                f"start, in {left}, whatever it is told now: give less, or start a new session for more"
+            )
+        if timeout_s <= age_s:
+            raise ValueError(
+                f"{wanted}: session {self._session} is {about_text(age_s)} old already: give more, or end it with "
+                f"%skyrl_stop {self._session}"
+            )
+        self.timeout_s = timeout_s
+
+    @property
+    def _ends_at(self) -> Optional[float]:
+        if not self.timeout_s:
+            return None
+        latest_s = self._hard_s - self._margin_s if self._hard_s else self.timeout_s
+        return self._began + min(self.timeout_s, latest_s)
+
+    @property
+    def _about_timeout(self) -> str:
+        return f"timeout {self.timeout_s:g}"  # a changed one is said again
+
     def timeout_in_s(self, now: float) -> float:
         """Seconds until the timeout ends it; 0 where it has none."""
         return 0.0 if self._ends_at is None else max(self._ends_at - now, 0.0)
 
     def grace_s(self, most_s: float) -> float:
         """How long the runs may take to go: ``most_s``, or less where the timeout is short."""
-        return min(most_s, self._margin_s / 3) if self._ends_at is not None else most_s
+        return min(most_s, self._margin_s / 3) if self._hard_s else most_s
 
     def reason(self, now: float) -> str:
         """Why the session must end now; empty where it need not."""
         if self._ends_at is not None and now >= self._ends_at:
-            return f"its time was over (--timeout {duration_text(self._timeout_s)})"
+            return f"its time was over (--timeout {duration_text(self.timeout_s)})"
         if self.max_usd and self.spending.spent_usd(now) >= self.max_usd:
             return f"its budget of {usd_text(self.max_usd)} was spent (--max-usd)"
         return ""
@@ -104,9 +147,9 @@ class Limits:
         if self._ends_at is not None and now >= self._warns_at(self._ends_at):
             found.append(
                 Warned(
-                    "timeout",
+                    self._about_timeout,
                     f"session {self._session} ends in {about_text(self._ends_at - now)} (--timeout "
-                    f"{duration_text(self._timeout_s)}): its runs end then; the volume is committed",
+                    f"{duration_text(self.timeout_s)}): its runs end then; the volume is committed",
                 )
             )
         spent = self.spending.spent_usd(now)
@@ -131,11 +174,11 @@ class Limits:
         """When there is something to do next."""
         times = [self.spending.next_at(now)]
         if self._ends_at is not None:
-            times.append(self._ends_at if "timeout" in self._told else self._warns_at(self._ends_at))
+            times.append(self._ends_at if self._about_timeout in self._told else self._warns_at(self._ends_at))
         if self.max_usd:
             told = f"budget {self.max_usd:g}" in self._told
             times.append(self.spending.until(self.max_usd * (1.0 if told else BUDGET_WARNING_SHARE), now))
         return min(times)
 
     def _warns_at(self, ends_at: float) -> float:
-        return ends_at - min(WARNING_S, WARNING_SHARE * self._timeout_s)
+        return ends_at - min(WARNING_S, WARNING_SHARE * self.timeout_s)

@@ -154,6 +154,7 @@ class Supervisor:
             kernel=self.kernel.state,
             busy_with=self.idle.busy_with,
             timeout_in_s=limits.timeout_in_s(now),
+            timeout_s=limits.timeout_s,
             usd_per_hour=limits.spending.usd_per_hour,
             spent_usd=limits.spending.spent_usd(now),
             max_usd=limits.max_usd,
@@ -198,10 +199,10 @@ class Supervisor:
 
     def _why_asked(self) -> str:
         """What the backend's SIGTERM means."""
-        timeout_s = self.config.timeout_s
+        timeout_s = self.config.hard_timeout_s
         # The backend's clock started before this process did.
         if timeout_s and time.monotonic() - self._began >= timeout_s - min(TIMEOUT_SLACK_S, timeout_s / 2):
-            return f"its time was over (--timeout {duration_text(timeout_s)})"
+            return f"its container's time was over (hard timeout {duration_text(timeout_s)})"
         return "the backend ended its container (it was preempted, or stopped there)"
 
     def _turn(self) -> None:

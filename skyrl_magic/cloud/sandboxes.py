@@ -166,7 +166,7 @@ class ModalBackend:
                     image=image,
                     env={**self._env} or None,
                     secrets=[modal.Secret.from_name(name, client=self.client) for name in spec.secrets],
-                    timeout=spec.timeout_s,
+                    timeout=request.timeout_s,
                     gpu=spec.gpu.modal,
                     cpu=spec.cpu,
                     # A request alone limits nothing: the container would see all of its machine's memory.

@@ -15,7 +15,7 @@ class How(enum.Enum):
     """What ended a container."""
 
     EXITED = "its main process ended"
-    TIMED_OUT = "its --timeout was over"
+    TIMED_OUT = "its hard timeout was over"
     TERMINATED = "it was ended from outside"
     PREEMPTED = "it was preempted: its machine was taken away"
     EVICTED = "it was evicted: the memory of the machine that it shared was full"

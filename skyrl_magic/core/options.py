@@ -67,6 +67,7 @@ class Given:
     keep_runs_days: float | None = None
     keep_runs_gb: float | None = None
     keep_results: bool | None = None
+    hard_timeout_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("--repo", "repo", SESSION, "SkyRL checkout, or none", "PATH|none"),
     Option("--app", "app", SESSION, "Modal app", "NAME", values.object_name),
     Option("--secret", "secrets", SESSION, "Modal secret (repeats)", "NAME", values.object_name, repeats=True),
-    Option("--timeout", "timeout_s", SESSION, "the container's longest life", _DURATION, values.duration_s),
     Option("--no-ray", "ray", SESSION, "do not start Ray", constant=False),
     Option("--ray", "ray", SESSION, "start Ray, where your settings say otherwise"),
     Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
     Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
+    Option("--timeout", "timeout_s", LIVE, "end it so long after its start (1h)", _DURATION, values.duration_s),
     Option("--idle-timeout", "idle_timeout_s", LIVE, "end it when idle for so long", _DURATION, values.duration_s),
     Option("--max-usd", "max_usd", LIVE, "end it when it has cost so much (docs/cost.md)", "USD", values.usd),
     Option("--usd-per-hour", "usd_per_hour", LIVE, "count with this price, not with Modal's", "USD", values.usd),
@@ -144,6 +145,7 @@ OPTIONS: tuple[Option, ...] = (
 SETTINGS: tuple[Option, ...] = (
     Option("--keep-runs-days", "keep_runs_days", LIVE, "days that runs stay on the volume", "DAYS", values.amount),
     Option("--keep-runs-gb", "keep_runs_gb", LIVE, "GB of runs that stay on the volume", "GB", values.amount),
+    Option("--hard-timeout", "hard_timeout_s", LIVE, "Modal ends it after so long", _DURATION, values.duration_s),
     Option("--keep-results", "keep_results", LIVE, "results that variables place go to the volume"),
 )
 #: Switches whose setting can say no where the default is yes.
@@ -309,7 +311,7 @@ def spec_text(field: str, tag: str | None) -> str:
     """A field's value in the tags of a session (``core.spec``) as its flag takes it."""
     if tag is None:
         return NONE if field in ("repo", "secrets") else "default"
-    return values.duration_text(int(tag)) if field in DURATIONS else tag
+    return tag
 
 
 def setting(name: str, value: object) -> tuple[str, Any]:
@@ -346,6 +348,6 @@ def merge(*layers: Given) -> Given:
     return Given(**combined)
 
 
-DURATIONS = frozenset({"timeout_s", "idle_timeout_s"})
+DURATIONS = frozenset({"timeout_s", "idle_timeout_s", "hard_timeout_s"})
 #: Fields that several layers bound together.
 LIMITS = DURATIONS | {"max_usd"}

@@ -40,6 +40,8 @@ class SandboxRequest:
 
     name: str
     spec: SessionSpec
+    timeout_s: int
+    """The backend ends it so long after its start."""
     tags: Mapping[str, str]
     command: Callable[[MountedVolume], Sequence[str]]
     """What it runs, from what its volume is; called once, when that is known."""

@@ -14,6 +14,8 @@ from skyrl_magic.core.protocol import SHELL
 DEFAULT_GPU = Gpu("L4", 1)
 DEFAULT_TIMEOUT_S = 3600
 DEFAULT_IDLE_TIMEOUT_S = 600
+#: How long the backend lets a container live at most: Modal's longest.
+DEFAULT_HARD_TIMEOUT_S = 24 * 3600
 DEFAULT_VOLUME = "skyrl-data"
 DEFAULT_APP = "my_skyrl_app"
 
@@ -28,7 +30,6 @@ class SessionSpec:
     image: str
     volume: str
     app: str
-    timeout_s: int
     ray: bool
     cpu: float | None = None
     memory_mib: int | None = None
@@ -55,7 +56,6 @@ class SessionSpec:
             image=texts["image"],
             volume=texts["volume"],
             app=texts["app"],
-            timeout_s=int(texts.get("timeout_s", DEFAULT_TIMEOUT_S)),
             ray=texts["ray"] == "yes",
             cpu=float(texts["cpu"]) if "cpu" in texts else None,
             memory_mib=int(texts["memory_mib"]) if "memory_mib" in texts else None,
@@ -65,7 +65,9 @@ class SessionSpec:
 
     def key(self, owner: str) -> str:
         """16 hex digits that stand for this spec and owner."""
-        return hashlib.sha256(f"{owner}\n{sorted(self.texts().items())}".encode()).hexdigest()[:16]
+        # Earlier versions had the timeout in the spec: the sessions that they gave the default one are found again.
+        texts = {**self.texts(), "timeout_s": str(DEFAULT_TIMEOUT_S)}
+        return hashlib.sha256(f"{owner}\n{sorted(texts.items())}".encode()).hexdigest()[:16]
 
     def default_name(self, owner: str) -> str:
         """The name of the session when the user gives none: readable, and the same for the same spec."""
@@ -80,8 +82,6 @@ class SessionSpec:
             words.append(f"--cpu {self.cpu:g}")
         if self.memory_mib is not None:
             words.append(f"--memory {self.memory_mib}")
-        if self.timeout_s != DEFAULT_TIMEOUT_S:
-            words.append(f"--timeout {self.timeout_s}")
         if self.volume != DEFAULT_VOLUME:
             words.append(f"--volume {self.volume}")
         words += [f"--secret {name}" for name in self.secrets]

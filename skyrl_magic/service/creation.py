@@ -87,6 +87,7 @@ class Creation:
         wanted = SandboxRequest(
             name=name,
             spec=spec,
+            timeout_s=request.hard_timeout_s,
             tags=tags,
             command=command,
             agent=self._build_agent(),
@@ -152,7 +153,8 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             "home_dir": contract.CONTAINER_HOME,
             "train_subdir": contract.TRAIN_SUBDIR,
             "manifest_path": contract.MANIFEST_PATH,
-            "timeout_s": spec.timeout_s,
+            "timeout_s": request.timeout_s,
+            "hard_timeout_s": request.hard_timeout_s,
             "idle_timeout_s": request.idle_timeout_s,
             "max_usd": request.max_usd or 0.0,
             "keep_runs_days": request.keep.days,

@@ -159,6 +159,17 @@ class Session:
             lambda: self.channel.request(lambda n: protocol.Configure(n, idle_timeout_s), protocol.Done)
         )
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """Change the timeout of the running container, in seconds from its start.
+
+        Raises:
+            SessionError: it would be over already, or is beyond what the container has; or no answer.
+        """
+        self.channel.patiently(
+            lambda: self.channel.request(lambda n: protocol.Configure(n, timeout_s=timeout_s), protocol.Done)
+        )
+        self._hear(self.ask_status())
+
     def set_budget(self, max_usd: float | None, usd_per_hour: float | None) -> None:
         """Change budget and price of the running container; None leaves one as it is.
 

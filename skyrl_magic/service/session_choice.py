@@ -96,6 +96,8 @@ def _stay(request: SessionRequest, fresh: SessionRequest, names: Mapping[str, st
     """A session that was used, with the limits that the cell names."""
     limits = {
         "idle_timeout_s": ("idle_timeout_s",),
+        "timeout_s": ("timeout_s",),
+        "hard_timeout_s": ("hard_timeout_s",),  # if it is started again
         "max_usd": ("max_usd",),
         "usd_per_hour": ("usd_per_hour",),
         "keep": ("keep_runs_days", "keep_runs_gb"),

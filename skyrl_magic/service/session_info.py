@@ -34,9 +34,10 @@ class SessionInfo:
     app: str
     gpu: str
     age_s: float
-    timeout_s: int
-    ends_in_s: float
-    """Until its timeout, or until its idle timeout where that comes first."""
+    timeout_s: float
+    """From its start; 0 where nobody said it."""
+    ends_in_s: float | None
+    """None where nobody knows. Until its timeout, or until its idle timeout where that comes first."""
     ends_idle: bool
     """It is the idle timeout that comes first: any use puts it off."""
     repo: str
@@ -74,18 +75,17 @@ def session_info(
 ) -> SessionInfo:
     """A row from the container's tags, its spec and what its agent said; None for what nobody said."""
     backend, app, name = place
-    timeout_s = 0 if spec is None else spec.timeout_s
     age_s = max(0.0, time.time() - tags.started_at)
-    ends = _ends(status, max(0.0, timeout_s - age_s))
-    first = min(ends, key=ends.__getitem__)
+    ends = _ends(status)
+    first = min(ends, key=ends.__getitem__, default="")
     return SessionInfo(
         name=name,
         backend=backend,
         app=app,
         gpu="?" if spec is None else str(spec.gpu),
         age_s=age_s,
-        timeout_s=timeout_s,
-        ends_in_s=ends[first],
+        timeout_s=0.0 if status is None else status.timeout_s,
+        ends_in_s=ends.get(first),
         ends_idle=first == "idle",
         repo="" if spec is None else spec.repo,
         state=SILENT if status is None else _state(status),
@@ -95,9 +95,9 @@ def session_info(
     )
 
 
-def _ends(status: protocol.Status | None, timeout_in_s: float) -> dict[str, float]:
-    """What will end the session, and in how many seconds; by the container's own clock where it says so."""
-    ends = {"timeout": timeout_in_s}
+def _ends(status: protocol.Status | None) -> dict[str, float]:
+    """What will end the session, and in how many seconds, by the container's own clock; empty where nobody says it."""
+    ends: dict[str, float] = {}
     if status is None:
         return ends
     if status.timeout_in_s:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from skyrl_magic.core.errors import SessionConflict
-from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
+from skyrl_magic.core.spec import DEFAULT_HARD_TIMEOUT_S, DEFAULT_KEEP, DEFAULT_TIMEOUT_S, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.contradictions import all_of, contradictions
 from skyrl_magic.service.owners import owner
@@ -27,6 +27,10 @@ class SessionRequest:
     name: str | None = None
     asked: frozenset[str] | None = None
     """The fields of the spec in which a running session of the name must agree; None for all of them."""
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    """When its supervisor ends it, from its start."""
+    hard_timeout_s: int = DEFAULT_HARD_TIMEOUT_S
+    """When its backend does, whatever its supervisor is told later."""
     max_usd: float | None = None
     """The budget that ends it."""
     usd_per_hour: float | None = None
@@ -52,6 +56,8 @@ def request_of(resolved: Resolved) -> SessionRequest:
         resolved.spec,
         resolved.checkout,
         resolved.idle_timeout_s,
+        timeout_s=resolved.timeout_s,
+        hard_timeout_s=resolved.hard_timeout_s,
         max_usd=resolved.max_usd,
         usd_per_hour=resolved.usd_per_hour,
         keep=resolved.keep,

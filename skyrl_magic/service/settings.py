@@ -13,7 +13,7 @@ from typing import Any
 from skyrl_magic.core import contract, spec, values
 from skyrl_magic.core.errors import OptionError, reason_of
 from skyrl_magic.core.options import Given, merge, setting
-from skyrl_magic.core.spec import DEFAULT_KEEP, KeepRuns, SessionSpec
+from skyrl_magic.core.spec import DEFAULT_HARD_TIMEOUT_S, DEFAULT_KEEP, DEFAULT_TIMEOUT_S, KeepRuns, SessionSpec
 from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
 
 if sys.version_info >= (3, 11):
@@ -42,6 +42,9 @@ class Resolved:
     """What stays of runs on the volume."""
     session: str | None = None
     """The name that the settings, not the line, give the session."""
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    hard_timeout_s: int = DEFAULT_HARD_TIMEOUT_S
+    """What the backend itself holds the container to; its supervisor keeps the other limits."""
     said: Given = field(default_factory=Given)
     """What was said in all places together; defaults are not in it."""
 
@@ -109,7 +112,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         auto_backend: says ``modal`` or ``local`` when the backend is ``auto``.
 
     Raises:
-        OptionError: a wrong setting. CheckoutError: ``--repo`` names no checkout.
+        OptionError: a wrong setting, a timeout beyond the hard one. CheckoutError: ``--repo`` names no checkout.
     """
     project = project_settings(folder)
     given = merge(line, config, project, environment_settings())
@@ -123,6 +126,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         for flag, asked, bound in bounds
         if asked and bound and bound < asked
     ]
+    timeout_s, hard_timeout_s = _timeouts(given)
     checkout = _checkout(given.repo, folder)
     if checkout is None and given.repo is None:
         notes.append("no SkyRL checkout from this folder upwards: the cell runs without one (--repo PATH names one)")
@@ -135,7 +139,6 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         image=given.image or _image(checkout),
         volume=given.volume or spec.DEFAULT_VOLUME,
         app=given.app or spec.DEFAULT_APP,
-        timeout_s=given.timeout_s or spec.DEFAULT_TIMEOUT_S,
         ray=given.ray is not False,
         cpu=given.cpu,
         memory_mib=given.memory_mib,
@@ -152,8 +155,21 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         tuple(notes),
         _keep(given),
         config.session or project.session,
+        timeout_s,
+        hard_timeout_s,
         given,
     )
+
+
+def _timeouts(given: Given) -> tuple[int, int]:
+    hard_s = given.hard_timeout_s or DEFAULT_HARD_TIMEOUT_S
+    timeout_s = given.timeout_s or min(DEFAULT_TIMEOUT_S, hard_s)
+    if timeout_s > hard_s:
+        raise OptionError(
+            f"--timeout {values.duration_text(timeout_s)}: the container ends {values.duration_text(hard_s)} after its "
+            "start at the latest (%config SkyRLMagic.hard_timeout)"
+        )
+    return timeout_s, hard_s
 
 
 def _keep(given: Given) -> KeepRuns:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
     "idle_timeout", "max_usd", "usd_per_hour", "keep_runs_days", "keep_runs_gb",
-    "keep_results",
+    "keep_results", "hard_timeout",
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class Settings(Magics):
     repo = _trait("path of the SkyRL checkout, or none")
     app = _trait("Modal app")
     secret = _trait("Modal secrets: a name or a list of names")
-    timeout = _trait("the container's longest life, in seconds or as in 4h")
+    timeout = _trait("end the container so long after its start, in seconds or as in 4h; it can be changed later")
     ray = _trait("whether Ray is started: True or False")
     backend = _trait("auto, modal or local")
     session = _trait("name of the session")
@@ -54,6 +54,10 @@ class Settings(Magics):
     keep_results = _trait(
         "whether results that environment variables place (TensorBoard, MLflow, SwanLab) and SkyRL's logs of vLLM and "
         "workers go to the volume (True), for sessions started from now on"
+    )
+    hard_timeout = _trait(
+        "what --timeout can be raised to while a container runs: Modal itself ends it then (24h), for sessions started "
+        "from now on"
     )
 
     on_interrupt = Enum(
@@ -171,5 +175,6 @@ def as_settings(given: Given) -> dict[str, object]:
         "keep_runs_days": given.keep_runs_days,
         "keep_runs_gb": given.keep_runs_gb,
         "keep_results": given.keep_results,
+        "hard_timeout": given.hard_timeout_s,
     }
     return {name: value for name, value in values.items() if value is not None}

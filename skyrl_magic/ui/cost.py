@@ -13,6 +13,7 @@ from skyrl_magic.service.pricing import LOCAL, Pricing
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_info import SessionInfo
 from skyrl_magic.service.session_request import SessionRequest
+from skyrl_magic.ui.display import note
 
 _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 
@@ -48,7 +49,8 @@ def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
 def set_live(session: Session, request: SessionRequest, said: Given, config: Given | None) -> None:
     """Bring a session that ran already to the limits of the request.
 
-    An idle timeout is set where it was said now; a budget also where the session has none, or a larger one.
+    A timeout or an idle timeout is set where it was said now, and a changed timeout is said; a budget is set also where
+    the session has none, or a larger one.
 
     Args:
         session: it runs.
@@ -57,11 +59,13 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
         config: the notebook's settings, where they have changed since the last cell.
 
     Raises:
-        SessionError: the budget is spent already, or the session does not answer.
+        SessionError: the budget is spent already, the timeout over or beyond the container's, or no answer.
     """
     config = config or Given()
     if said.idle_timeout_s is not None or config.idle_timeout_s is not None:
         session.set_idle_timeout(float(request.idle_timeout_s))
+    if said.timeout_s is not None or config.timeout_s is not None:
+        _set_timeout(session, request.timeout_s)
     there = session.status
     said_now = said.max_usd is not None or config.max_usd is not None
     tighter = request.max_usd is not None and (not there.max_usd or request.max_usd < there.max_usd)
@@ -69,6 +73,19 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
     price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None
     if (budget is not None and budget != there.max_usd) or price is not None:
         session.set_budget(budget, price)
+
+
+def _set_timeout(session: Session, timeout_s: int) -> None:
+    there = session.status
+    if not there.timeout_s:
+        note(
+            f"session {session.name} was started by an earlier version, which keeps the --timeout of its start: "
+            f"%skyrl_stop {session.name} ends it, and the next cell starts it anew"
+        )
+    elif there.timeout_s != timeout_s:
+        session.set_timeout(float(timeout_s))
+        ends_in = duration_text(session.status.timeout_in_s)
+        note(f"session {session.name} now ends in {ends_in} (--timeout {duration_text(timeout_s)})")
 
 
 def end_before(status: protocol.Status, backend: str) -> str:

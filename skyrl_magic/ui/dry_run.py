@@ -38,7 +38,7 @@ def dry_run_text(  # noqa: PLR0913, PLR0917  (all that was asked for)
         ("env", " ".join(f"{name}={shlex.quote(value)}" for name, value in given.env or ()) or "none"),
         ("app", spec.app),
         ("secrets", ", ".join(spec.secrets) or "none"),
-        ("timeout", duration_text(spec.timeout_s)),
+        ("timeout", duration_text(request.timeout_s)),
         ("idle timeout", duration_text(request.idle_timeout_s)),
         *cost,
         ("ray", "yes" if spec.ray else "no"),

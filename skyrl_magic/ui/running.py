@@ -57,7 +57,9 @@ class Running:
                 info.gpu,
                 info.state,
                 duration_text(info.age_s),
-                duration_text(info.ends_in_s) + " if idle" * info.ends_idle + " (budget)" * info.ends_spent,
+                ("?" if info.ends_in_s is None else duration_text(info.ends_in_s))
+                + " if idle" * info.ends_idle
+                + " (budget)" * info.ends_spent,
                 *usd,
                 checkout_text(info.repo, *(other.repo for other in found)),
             )

@@ -15,7 +15,7 @@ from skyrl_magic.cloud.client import account_client
 from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import parse_gpu
-from skyrl_magic.core.spec import DEFAULT_TIMEOUT_S, RunRequest, SessionSpec
+from skyrl_magic.core.spec import RunRequest, SessionSpec
 from skyrl_magic.loopback.runtime.spec import MACHINE_LOCK, MAILBOX
 from skyrl_magic.service.checkout import Checkout, open_checkout
 from skyrl_magic.service.interrupts import Interrupts
@@ -160,7 +160,6 @@ def make_spec(
         image="novaskyai/skyrl-train-ray-2.57.0-py3.12-cu13.0",
         volume=volume,
         app="skyrl-magic-contract",
-        timeout_s=DEFAULT_TIMEOUT_S,
         ray=ray,
         repo=str(checkout.root) if checkout else "",
     )

@@ -152,3 +152,23 @@ def test_an_accounts_rates_are_asked_for(loopback_server: ServerAddress, tmp_pat
         assert cell.out == "on\n", cell.error
         assert any("$0.00/h (this account's rates)" in note for note in cell.notes), cell.notes
         kernel.run("%skyrl_stop paid")
+
+
+def test_the_timeout_changes_while_the_session_runs(kernel: Kernel) -> None:
+    kernel.run("%config SkyRLMagic.hard_timeout = '8h'")
+    kernel.run("%skyrl_start --session lasting --idle-timeout 12h")
+    assert kernel.run("%skyrl_modal echo on").notes == []
+    cell = kernel.run("%skyrl_modal --timeout 4h echo longer")
+    assert cell.out == "longer\n"
+    assert [note for note in cell.notes if "--timeout 4h" in note] == cell.notes
+    assert re.match(r"session lasting now ends in (4h|3h59m)", cell.notes[0])
+    assert re.search(r"4h|3h59m", kernel.run("%skyrl_sessions").result)
+    assert re.match(r"session lasting now ends in (2h|1h59m)", kernel.run("%skyrl_start --timeout 2h").notes[0])
+    too_much = "--timeout 9h: the container ends 8h after its start at the latest (%config SkyRLMagic.hard_timeout)"
+    assert kernel.run("%skyrl_start --timeout 9h").error[0].endswith(too_much)
+    kernel.run("%skyrl_modal sleep 1")  # it is older than that now
+    assert "already: give more, or end it with %skyrl_stop lasting" in kernel.run("%skyrl_start --timeout 1s").error[0]
+    kernel.run("%config SkyRLMagic.hard_timeout = '24h'")
+    cell = kernel.run("%skyrl_start --session lasting --timeout 9h")
+    assert "--timeout 9h: the container of session lasting ends 8h after its start, in 8h, whatever" in cell.error[0]
+    kernel.run("%skyrl_stop lasting")

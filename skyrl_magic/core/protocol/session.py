@@ -81,6 +81,8 @@ class Configure(Message):
     """The budget that ends it."""
     usd_per_hour: Optional[float] = None
     """What an hour costs, counted from the session's start."""
+    timeout_s: Optional[float] = None
+    """When it ends, from its start. Sessions before 0.12 do not know this field: see :attr:`Status.timeout_s`."""
 
 
 @frame(13)
@@ -112,7 +114,9 @@ class Status(Message):
     busy_with: str = ""
     """What goes on without a run, and so keeps the session from being idle: the GPU, Ray, the Python kernel."""
     timeout_in_s: float = 0.0
-    """Until the session ends itself because its timeout is near; 0 where it has none."""
+    """Until the timeout ends the session; 0 where it has none."""
+    timeout_s: float = 0.0
+    """Its timeout, from its start; 0 from sessions of earlier versions, whose timeout cannot be changed."""
     usd_per_hour: float = 0.0
     """What an hour costs at the present use; 0 where no price is known."""
     spent_usd: float = 0.0

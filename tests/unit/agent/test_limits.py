@@ -25,12 +25,12 @@ def texts(limits: Limits, at_s: float) -> list[str]:
 
 @pytest.mark.parametrize(
     ("timeout_s", "warns_s", "ends_s", "in_text"),
-    [(3600.0, 3270.0, 3570.0, "5m"), (600.0, 510.0, 570.0, "1m"), (60.0, 48.0, 54.0, "6s")],
+    [(3600.0, 3300.0, 3600.0, "5m"), (600.0, 540.0, 600.0, "1m"), (86400.0, 86070.0, 86370.0, "5m")],
 )
 def test_the_timeout_is_said_before_and_ends_the_session_before_its_backend_does(
     timeout_s: float, warns_s: float, ends_s: float, in_text: str
 ) -> None:
-    limits = Limits(config(timeout_s=timeout_s), BEGAN)
+    limits = Limits(config(timeout_s=timeout_s, hard_timeout_s=86400.0), BEGAN)
     assert limits.next_at(BEGAN) == BEGAN + warns_s
     assert texts(limits, warns_s - 0.1) == []
     [said] = texts(limits, warns_s)
@@ -40,14 +40,46 @@ def test_the_timeout_is_said_before_and_ends_the_session_before_its_backend_does
     assert limits.next_at(BEGAN + warns_s) == BEGAN + ends_s
     assert limits.reason(BEGAN + ends_s - 0.1) == ""
     assert limits.reason(BEGAN + ends_s).startswith("its time was over (--timeout ")
-    assert limits.grace_s(3.0) <= (timeout_s - ends_s) / 3
+
+
+def test_a_short_life_leaves_its_runs_less_time() -> None:
+    limits = Limits(config(timeout_s=20.0, hard_timeout_s=20.0), BEGAN)
+    assert limits.reason(BEGAN + 18) == "its time was over (--timeout 20s)"
+    assert limits.grace_s(3.0) < 1.0
+
+
+def test_the_timeout_changes_while_the_session_runs() -> None:
+    limits = Limits(config(timeout_s=3600.0, hard_timeout_s=4 * 3600.0), BEGAN)
+    [first] = limits.news(BEGAN + 3590)
+    limits.set_timeout(7200.0, BEGAN + 3590)
+    assert (limits.reason(BEGAN + 3700), limits.timeout_in_s(BEGAN + 3600)) == ("", 3600.0)
+    [second] = limits.news(BEGAN + 7000)
+    assert first.about != second.about  # so that clients say it again
+    limits.set_timeout(7100.0, BEGAN + 7000)
+    assert limits.reason(BEGAN + 7100) == "its time was over (--timeout 1h58m)"
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "says"),
+    [
+        (3600.0, "--timeout 1h: session one is 2h old already: give more, or end it with %skyrl_stop one"),
+        (18000.0, "--timeout 5h: the container of session one ends 4h after its start, in 2h, whatever"),
+        (0.0, "a timeout of 0s cannot be"),
+        (float("nan"), "a timeout of nans cannot be"),
+    ],
+)
+def test_a_timeout_that_cannot_be_is_refused(timeout_s: float, says: str) -> None:
+    limits = Limits(config(timeout_s=10800.0, hard_timeout_s=4 * 3600.0), BEGAN)
+    with pytest.raises(ValueError, match=f"^{says}"):
+        limits.set_timeout(timeout_s, BEGAN + 7200)
+    assert limits.timeout_s == 10800.0
 
 
 def test_who_comes_later_hears_what_stands_in_words_of_now() -> None:
     limits = Limits(config(timeout_s=3600.0), BEGAN)
-    limits.news(BEGAN + 3270)
-    [standing] = limits.standing(BEGAN + 3450)
-    assert (standing.about, "ends in 2m" in standing.text) == ("timeout", True)
+    limits.news(BEGAN + 3300)
+    [standing] = limits.standing(BEGAN + 3480)
+    assert (standing.about, "ends in 2m" in standing.text) == ("timeout 3600", True)
 
 
 def test_the_budget_is_said_at_four_fifths_and_ends_the_session() -> None:

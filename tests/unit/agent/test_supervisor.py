@@ -322,13 +322,13 @@ def test_sigterm_stops_runs_and_tells_their_watchers(make_session: MakeSession, 
 
 
 def test_sigterm_at_the_end_of_its_time_is_the_timeout(make_session: MakeSession) -> None:
-    session = make_session(timeout_s=4.0)  # where the backend's clock is ahead: from the second half on
+    session = make_session(hard_timeout_s=4.0)  # where the backend's clock is ahead: from the second half on
     channel = session.attach()
     channel.start("sleep 600")
     channel.send(protocol.WatchRun("run-1"))
     until(lambda: status_of(channel).timeout_in_s < 1.5)
     session.process.send_signal(signal.SIGTERM)
-    assert channel.ended().reason == "its time was over (--timeout 4s)"
+    assert channel.ended().reason == "its container's time was over (hard timeout 4s)"
     assert session.wait() == 0
 
 

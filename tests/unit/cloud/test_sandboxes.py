@@ -174,8 +174,8 @@ def wanted(tmp_path: Path) -> SandboxRequest:
     agent = tmp_path / "agent.pyz"
     agent.touch()
     app = f"app-{uuid.uuid4().hex}"
-    spec = SessionSpec("local", NO_GPU, "image", f"{app}-data", app, 300, ray=False)
-    return SandboxRequest("box", spec, {}, lambda _: ["sleep", "infinity"], agent)
+    spec = SessionSpec("local", NO_GPU, "image", f"{app}-data", app, ray=False)
+    return SandboxRequest("box", spec, 300, {}, lambda _: ["sleep", "infinity"], agent)
 
 
 def test_a_throttled_creation_is_said_and_goes_on(

@@ -14,7 +14,7 @@ ASKED = f"{ENDS}the backend ended its container (it was preempted, or stopped th
     [
         (End(How.EXITED, 0), f"{ENDS}nothing ran\nskyrl_magic: session x is over\n", "nothing ran"),
         (End(How.TERMINATED, 137), f"{ENDS}%skyrl_stop ended it\n", "%skyrl_stop ended it"),
-        (End(How.TIMED_OUT, 124), "skyrl_magic: session x is up after 0.2 s\n", "its --timeout was over"),
+        (End(How.TIMED_OUT, 124), "skyrl_magic: session x is up after 0.2 s\n", "its hard timeout was over"),
         (End(How.TERMINATED, 137), "", "it was ended from outside"),
         (End(How.TERMINATED, 137, "by hand"), "", "it was ended from outside (by hand)"),
         (End(How.TERMINATED, 137), ASKED, "the backend ended its container (it was preempted, or stopped there)"),
@@ -38,4 +38,4 @@ def test_why_a_container_has_ended(end: End, output: str, reason: str) -> None:
 
 def test_a_machine_that_can_be_taken_away_may_have_been() -> None:
     assert end_reason(End(How.TERMINATED, 137), "", preemptible=True) == "it was ended from outside, or preempted"
-    assert end_reason(End(How.TIMED_OUT, 124), "", preemptible=True) == "its --timeout was over"
+    assert end_reason(End(How.TIMED_OUT, 124), "", preemptible=True) == "its hard timeout was over"

@@ -273,7 +273,7 @@ def test_a_written_line_reads_back(given_: Given) -> None:
 
 
 def test_a_written_line_is_as_a_person_writes_it() -> None:
-    line = "--gpu A100:2 --secret a --secret b --timeout 1h30m --no-ray --idle-timeout 1m30s --env 'A=b c' --errexit"
+    line = "--gpu A100:2 --secret a --secret b --no-ray --timeout 1h30m --idle-timeout 1m30s --env 'A=b c' --errexit"
     assert option_line(parse_line(line).given) == line
 
 
@@ -380,7 +380,7 @@ def test_layers_can_be_merged_in_steps(one: Given, two: Given, three: Given) -> 
 
 
 def test_limits() -> None:
-    assert {"timeout_s", "idle_timeout_s", "max_usd"} == LIMITS
+    assert {"timeout_s", "idle_timeout_s", "hard_timeout_s", "max_usd"} == LIMITS
 
 
 def test_help_names_every_option() -> None:

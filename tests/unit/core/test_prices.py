@@ -8,7 +8,7 @@ from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu
 from skyrl_magic.core.prices import TABLE, Price, account_rates, price_of, said_price, usd_text
 from skyrl_magic.core.spec import SessionSpec
 
-SPEC = SessionSpec("modal", NO_GPU, "image", "data", "app", 3600, ray=False)
+SPEC = SessionSpec("modal", NO_GPU, "image", "data", "app", ray=False)
 SMALLEST = 0.125 * 0.1419 + 0.125 * 0.024
 
 

@@ -16,7 +16,6 @@ SPEC = SessionSpec(
     image="some/image",
     volume="skyrl-data",
     app="my_skyrl_app",
-    timeout_s=3600,
     ray=True,
 )
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -27,7 +26,6 @@ specs = st.builds(
     image=names,
     volume=names,
     app=names,
-    timeout_s=st.integers(1, 86400),
     ray=st.booleans(),
     cpu=st.none() | st.floats(0.125, 256),
     memory_mib=st.none() | st.integers(128, 10**6),
@@ -43,7 +41,7 @@ def test_texts_read_back(spec: SessionSpec) -> None:
     assert SessionSpec.from_texts(texts) == spec
 
 
-@pytest.mark.parametrize("change", [{"gpu": "no such"}, {"timeout_s": "long"}, {"cpu": "many"}, {"memory_mib": ""}])
+@pytest.mark.parametrize("change", [{"gpu": "no such"}, {"cpu": "many"}, {"memory_mib": ""}])
 def test_foreign_texts_are_a_value_error(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         SessionSpec.from_texts(SPEC.texts() | change)
@@ -67,6 +65,10 @@ def test_the_default_name_can_be_given_as_a_name(spec: SessionSpec) -> None:
     assert parse_line(f"--session {name}").given.session == name
 
 
+def test_the_key_is_that_of_earlier_versions_which_had_the_timeout_in_it() -> None:
+    assert SPEC.key("ann@laptop") == "22d143d4afa749bc"
+
+
 def test_the_default_name_says_the_gpu() -> None:
     assert SPEC.default_name("me").startswith("l4-")
     assert dataclasses.replace(SPEC, gpu=Gpu("A100-80GB", 4)).default_name("me").startswith("a100-80gbx4-")
@@ -80,7 +82,6 @@ def test_options_say_the_spec(spec: SessionSpec) -> None:
     given_ = line.given
     assert line.rest == ""
     assert given_.gpu == spec.gpu
-    assert (given_.timeout_s or 3600) == spec.timeout_s
     assert (given_.volume or "skyrl-data") == spec.volume
     assert (given_.secrets or ()) == spec.secrets
     assert (given_.ray is not False) == spec.ray

@@ -87,7 +87,6 @@ class World:
             image="image",
             volume="data",
             app="app",
-            timeout_s=3600,
             ray=False,
             repo=str(checkout.root) if checkout else "",
         )

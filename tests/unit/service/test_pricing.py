@@ -12,7 +12,7 @@ from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service import pricing
 from skyrl_magic.service.pricing import Pricing
 
-SPEC = SessionSpec("modal", Gpu("L4", 1), "image", "data", "app", 3600, ray=False)
+SPEC = SessionSpec("modal", Gpu("L4", 1), "image", "data", "app", ray=False)
 LOCAL = replace(SPEC, backend="local")
 
 

@@ -15,7 +15,7 @@ from skyrl_magic.service.session_choice import Choice, Used, choose, named
 from skyrl_magic.service.session_request import SessionRequest
 
 L4, A100 = Gpu("L4", 1), Gpu("A100", 1)
-SPEC = SessionSpec("modal", L4, "image", "data", "app", 3600, ray=True)
+SPEC = SessionSpec("modal", L4, "image", "data", "app", ray=True)
 NOTHING = Given()
 
 

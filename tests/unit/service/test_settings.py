@@ -49,10 +49,9 @@ def test_defaults_are_the_source_documents(tmp_path: Path) -> None:
         image=contract.IMAGE_OLD_LAYOUT,
         volume="skyrl-data",
         app="my_skyrl_app",
-        timeout_s=3600,
         ray=True,
     )
-    assert result.idle_timeout_s == 600
+    assert (result.timeout_s, result.hard_timeout_s, result.idle_timeout_s) == (3600, 86400, 600)
     assert result.checkout is None
 
 
@@ -92,15 +91,24 @@ def test_limits_take_the_smallest_of_all_places(tmp_path: Path, strictest: str) 
         Given(timeout_s=limits["line"], idle_timeout_s=limits["line"]),
         Given(timeout_s=limits["config"], idle_timeout_s=limits["config"]),
     )
-    assert (result.spec.timeout_s, result.idle_timeout_s) == (1200, 1200)
+    assert (result.timeout_s, result.idle_timeout_s) == (1200, 1200)
     bounded = [note for note in result.notes if "is bounded to 20m" in note]
     assert [note.split()[0] for note in bounded] == ([] if strictest == "line" else ["--timeout", "--idle-timeout"])
 
 
 def test_a_default_is_no_limit(tmp_path: Path) -> None:
     result = resolved(tmp_path, Given(timeout_s=20_000, idle_timeout_s=5000))
-    assert (result.spec.timeout_s, result.idle_timeout_s) == (20_000, 5000)
+    assert (result.timeout_s, result.idle_timeout_s) == (20_000, 5000)
     assert not any("bounded" in note for note in result.notes)
+
+
+def test_a_timeout_beyond_the_containers_hard_limit_is_refused(tmp_path: Path) -> None:
+    assert resolved(tmp_path, config=Given(hard_timeout_s=1800)).timeout_s == 1800
+    assert resolved(tmp_path, Given(timeout_s=7200), Given(hard_timeout_s=7200)).hard_timeout_s == 7200
+    says = "--timeout 4h: the container ends 2h after its start at the latest"
+    write(tmp_path, PYPROJECT + "hard-timeout = '2h'")
+    with pytest.raises(OptionError, match=says):
+        resolved(tmp_path, Given(timeout_s=14400))
 
 
 # --- the project file -----------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ ALL = Given(
     keep_runs_days=3.5,
     keep_results=True,
     keep_runs_gb=0.25,
+    hard_timeout_s=7200,
 )
 
 

@@ -6,7 +6,7 @@ from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.ui.notebook import Notebook
 
-SPEC = SessionSpec("local", NO_GPU, "image", "volume", "app", 3600, ray=False)
+SPEC = SessionSpec("local", NO_GPU, "image", "volume", "app", ray=False)
 
 
 def test_a_note_is_told_once() -> None:

@@ -67,7 +67,7 @@ def test_it_begins_with_the_notebooks_settings() -> None:
     picker = Picker(Notebook(settings))
     assert picker.given() == replace(settings, cpu=None)
     assert shown(picker.line.value) == (
-        "%%skyrl_modal --gpu A100:4 --volume mine --timeout 1h23m20s --no-ray --session big --idle-timeout 1m30s"
+        "%%skyrl_modal --gpu A100:4 --volume mine --no-ray --session big --timeout 1h23m20s --idle-timeout 1m30s"
     )
 
 
@@ -119,7 +119,7 @@ def test_the_line_says_the_same_as_the_widgets() -> None:
 def test_the_line_says_a_default_where_the_settings_say_otherwise() -> None:
     picker = Picker(Notebook(Given(ray=False, timeout_s=7200, volume="other")))
     picker.ray.value, picker.timeout.value, picker.volume.value = True, 3600, "skyrl-data"
-    assert shown(picker.line.value) == "%%skyrl_modal --gpu L4 --volume skyrl-data --timeout 1h --ray"
+    assert shown(picker.line.value) == "%%skyrl_modal --gpu L4 --volume skyrl-data --ray --timeout 1h"
 
 
 def test_use_sets_the_defaults() -> None:
