@@ -1,7 +1,7 @@
 # Commands of the project; `make help` lists them. They need Python 3.10 or newer and make. Everything is installed into
 # .venv from requirements.lock, but for the Debian packages that `make apt` names.
 .DEFAULT_GOAL := help
-.PHONY: help install apt apt-demo apt-test path demo lab checkout test bench faults lock clean
+.PHONY: help install apt apt-demo apt-test path demo lab checkout test live bench faults lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
@@ -77,6 +77,9 @@ lab: checkout apt-demo ## JupyterLab with the extension loaded, in the lessons' 
 
 test: checkout apt-test ## linters, types, architecture and the whole test suite
 	@$(PY) -m tools.run_tests
+
+live: path .venv/installed ## the contract suite on your Modal account (cents); leaves build/live_report.md, without secrets
+	@$(PY) -m tools.live $(ARGS)
 
 bench: path .venv/installed apt-demo ## measure side by side with %%bash and raw execs; writes bench/RESULTS.md
 	@$(PY) -m bench $(ARGS)

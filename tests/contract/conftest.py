@@ -165,6 +165,12 @@ def make_spec(
     )
 
 
+def skip_costly(backend: str, gpu: str) -> None:
+    """Skip a test on Modal with a GPU, unless ``make live`` was told to have one."""
+    if backend == "modal" and gpu not in ("none", os.environ.get("SKYRL_MAGIC_LIVE_GPU", "none")):
+        pytest.skip(f"make live ARGS='--gpu {gpu}' runs it")
+
+
 @pytest.fixture(scope="session")
 def agent_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The agent's zipapp."""
@@ -194,6 +200,7 @@ def lab(
     """A warm session without Ray."""
     gpu, version = request.param
     backend: ModalBackend = service.real_backend  # type: ignore[attr-defined]
+    skip_costly(backend.name, gpu)
     checkout = make_checkout(tmp_path_factory.mktemp("checkout") / "SkyRL", old_layout=gpu == "L4")
     wanted = SessionRequest(make_spec(backend.name, checkout, make_volume(backend, version), gpu=gpu), checkout, 600)
     progress = Recorder()

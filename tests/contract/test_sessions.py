@@ -21,7 +21,16 @@ from skyrl_magic.service.owners import asker
 from skyrl_magic.service.runs import RunService, new_run_id
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
-from tests.contract.conftest import BACKENDS, Lab, Recorder, make_backend, make_checkout, make_spec, make_volume
+from tests.contract.conftest import (
+    BACKENDS,
+    Lab,
+    Recorder,
+    make_backend,
+    make_checkout,
+    make_spec,
+    make_volume,
+    skip_costly,
+)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -84,6 +93,7 @@ def test_a_name_with_another_spec_is_a_conflict(
 def test_a_session_has_five_tags_whatever_its_options(
     backend: ModalBackend, agent_path: Path, request_none: SessionRequest, gpu: str
 ) -> None:
+    skip_costly(backend.name, gpu)
     first, second = _service(backend, agent_path), _service(backend, agent_path)
     spec = replace(request_none.spec, gpu=parse_gpu(gpu), cpu=0.5, memory_mib=512, repo="/home/somebody/far" * 20)
     session, _ = first.ensure(replace(request_none, spec=spec), Recorder())

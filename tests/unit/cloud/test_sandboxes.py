@@ -182,7 +182,7 @@ def test_a_throttled_creation_is_said_and_goes_on(
     modal_client: modal.Client,
     loopback_server: ServerAddress,
     wanted: SandboxRequest,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     throttled = threading.Event()
     phases: list[str] = []
@@ -199,7 +199,7 @@ def test_a_throttled_creation_is_said_and_goes_on(
             assert not creating.done()
         creating.result(DEADLINE_S).terminate()
     assert phases == ["image", "checkout", "container", PHASE]
-    assert "Received" not in "".join(capsys.readouterr())
+    assert "Received" not in caplog.text
 
 
 def test_waiting_for_a_throttled_creation_is_bounded(
