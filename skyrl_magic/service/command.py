@@ -15,7 +15,7 @@ _BASH_TIMEOUT_S = 5.0
 _LEAVES = re.compile(r"^\s*(exit|exec)\b", re.MULTILINE)
 _SCRIPT = re.compile(r"\s*(?=#!)")
 #: A magic in the first line that is neither empty nor a comment.
-_MAGIC = re.compile(r"(?:\s*(?:#.*)?\n)*\s*(?P<magic>%%?[A-Za-z_]\w*)(?:\s|$)")
+_MAGIC = re.compile(r"(?:\s*(?:#.*)?\n)*\s*(?P<magic>%%?[A-Za-z_]\w*|![A-Za-z_]\S*)(?:\s|$)")
 #: IPython's magics that do something around a cell: they work above ours.
 _AROUND = frozenset({"%%time", "%%timeit", "%%prun", "%%capture"})
 _SHELLS = frozenset({"%%bash", "%%sh", "%%script", "%%!", "%%system", "%%sx"})
@@ -71,6 +71,8 @@ def _check_magic(command: str) -> None:
     if found is None:
         return
     magic = found["magic"]
+    if magic.startswith("!"):  # bash itself wants a blank behind one
+        raise OptionError(f"{magic} in the cell: leave the exclamation mark out, the cell is bash's already")
     if magic in _AROUND:
         advice = f"put {magic} above the line %%skyrl_modal"
     elif magic in _SHELLS:

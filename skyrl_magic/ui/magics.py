@@ -169,7 +169,7 @@ class SkyRLMagic(Settings):
         frame = calling_frame()
         namespace = variables_of(frame, self._namespace())
         variables = of_cell(given, namespace)
-        if not given.python:
+        if not given.python and not names_interpreter(command):
             self._hint_at_braces(command, namespace, given.input or ())
         if given.bg:
             return self.cells.run_in_background(given, self.given(), _folder(), command, variables, self._assign)

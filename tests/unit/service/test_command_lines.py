@@ -16,6 +16,7 @@ from skyrl_magic.service.command import check_command, names_interpreter, script
         ("%%skyrl_python\n1", "%%skyrl_python is the one for Python"),
         ("%%writefile x\n1", "give it a cell of its own"),
         ("%cd notebooks\nls", "%cd in the cell is IPython's"),
+        ("!nvidia-smi -L", "!nvidia-smi in the cell: leave the exclamation mark out"),
     ],
 )
 def test_a_magic_in_a_shell_cell_is_an_error_that_says_how(cell: str, says: str) -> None:
@@ -24,7 +25,9 @@ def test_a_magic_in_a_shell_cell_is_an_error_that_says_how(cell: str, says: str)
     check_command(cell, shell=False)
 
 
-@pytest.mark.parametrize("cell", ["ls\n%%time", "echo %%time", "%1", "fg %%", "#%%time\nls", "kill %%"])
+@pytest.mark.parametrize(
+    "cell", ["ls\n%%time", "echo %%time", "%1", "fg %%", "#%%time\nls", "kill %%", "! grep x y", "!(a|b)"]
+)
 def test_other_percent_signs_are_bashs(cell: str) -> None:
     check_command(cell)
 

@@ -240,7 +240,8 @@ def test_braces_in_options_are_python_and_those_of_a_command_are_text(
     hint = "{lr} is text for the shell: with -i lr the command finds the variable as $lr"
     assert capsys.readouterr().out.count(hint) == 1
     run_cells(shell, "%skyrl_modal echo {lr} {d} {nope} ${lr}", "%skyrl_modal -i lr echo {lr}")
-    assert hint not in capsys.readouterr().out
+    run_cells(shell, "n = 1", "%%skyrl_modal\n#!/usr/bin/env python3\nn = 2; print(f'{n}')")
+    assert "text for the shell" not in capsys.readouterr().out
     assert run_cells(shell, "def f(a):\n    x = %skyrl_modal --env A={a + 1} echo $A\n    return x.n", "f(1)") == "2"
     with pytest.raises(OptionError, match=r"--env \{lx\}: there is no lx in this notebook; write \{\{lx\}\} for"):
         run_cells(shell, "%skyrl_modal --env LR={lx} true")
