@@ -32,8 +32,8 @@ def defaults() -> dict[str, str]:
     """What holds where neither the line nor a setting says something, by flag; flags without one are left out."""
     return {
         "--gpu": str(spec.DEFAULT_GPU),
-        "--cpu": f"Modal's: {values.MIN_CORES:g} and more where they are free",
-        "--memory": "Modal's: what the machine has",
+        "--cpu": f"{values.MIN_CORES:g}, and more where they are free",
+        "--memory": "what the machine has",
         "--image": "the one of the checkout's SkyRL",
         "--volume": spec.DEFAULT_VOLUME,
         "--repo": "the one around the notebook",

@@ -120,7 +120,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--ray", "ray", SESSION, "start Ray, where your settings say otherwise"),
     Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
     Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
-    Option("--timeout", "timeout_s", LIVE, "end it so long after its start (1h)", _DURATION, values.duration_s),
+    Option("--timeout", "timeout_s", LIVE, "end it so long after its start", _DURATION, values.duration_s),
     Option("--idle-timeout", "idle_timeout_s", LIVE, "end it when idle for so long", _DURATION, values.duration_s),
     Option("--max-usd", "max_usd", LIVE, "end it when it has cost so much (docs/cost.md)", "USD", values.usd),
     Option("--usd-per-hour", "usd_per_hour", LIVE, "count with this price, not with Modal's", "USD", values.usd),
