@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import modal
 
+from skyrl_magic.cloud.creating import create_sandbox, end_late, has_task, result_of
 from skyrl_magic.cloud.ends import end_of
 from skyrl_magic.cloud.errors import mapped
 from skyrl_magic.cloud.identity import account_user
@@ -17,9 +18,10 @@ from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.cloud.throttling import told_when_throttled
 from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
 from skyrl_magic.core import contract
+from skyrl_magic.core.cancel import Cancel, Cancelled
 from skyrl_magic.core.ends import End, end_reason
-from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
-from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
+from skyrl_magic.core.errors import BackendError, BackendUnavailable, NotFound, SessionLost
+from skyrl_magic.core.ports import ByteStream, MountedVolume, SandboxRequest, Upload
 from skyrl_magic.core.ports import Sandbox as SandboxPort
 from skyrl_magic.core.ports import Volume as VolumePort
 
@@ -51,6 +53,7 @@ class ModalSandbox:
         self._server: object = None
         """What served the last exec."""
         self._output: str | None = None
+        self._is_queued = True  # until it is known that it is not
 
     @property
     def id(self) -> str:
@@ -61,6 +64,8 @@ class ModalSandbox:
         """Start a process in it."""
         self._server = self._ensure()
         try:
+            if self.is_queued():  # modal's own exec would wait for the machine, without an end
+                raise BackendUnavailable("the session's container waits for its machine: try again when that has come")
             with mapped("the session's container"):
                 return ModalStream(self._sandbox.exec(*args, text=False))
         except (BackendError, SessionLost) as error:
@@ -80,6 +85,13 @@ class ModalSandbox:
         """How it ended, or None while it runs."""
         code = self.poll()
         return None if code is None else end_of(self._sandbox, code)
+
+    def is_queued(self) -> bool:
+        """Whether it still waits for its machine."""
+        if self._is_queued:
+            with mapped("the session's container"):
+                self._is_queued = not has_task(self._sandbox)
+        return self._is_queued
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs."""
@@ -141,7 +153,7 @@ class ModalBackend:
         self._ensure = ensure
         self._apps: dict[str, modal.App] = {}
 
-    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> SandboxPort:
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None], cancel: Cancel) -> SandboxPort:
         """Create a container (see ``core.ports.Backend.create``)."""
         self._ensure()
         spec = request.spec
@@ -149,32 +161,50 @@ class ModalBackend:
         on_phase("image")
         image = modal.Image.from_registry(spec.image).env(contract.image_env())
         with mapped(f"image {spec.image}"):
-            image.build(app)
+            result_of(cancel, image.build, app)
         on_phase("checkout")
         with tempfile.TemporaryDirectory(prefix="skyrl_magic_") as folder:
             image = _with_files(image, request, Path(folder))
             with mapped("uploading the checkout"):
-                image.build(app)
+                result_of(cancel, image.build, app)
             on_phase("container")
-            volume, mounted = mounted_volume(spec.volume, self.client)
-            with told_when_throttled(on_phase), mapped(f"starting session {request.name}"):
-                sandbox = modal.Sandbox.create(
-                    *request.command(mounted),
-                    app=app,
-                    name=request.name,
-                    tags=dict(request.tags),
-                    image=image,
-                    env={**self._env} or None,
-                    secrets=[modal.Secret.from_name(name, client=self.client) for name in spec.secrets],
-                    timeout=request.timeout_s,
-                    gpu=spec.gpu.modal,
-                    cpu=spec.cpu,
-                    # A request alone limits nothing: the container would see all of its machine's memory.
-                    memory=None if spec.memory_mib is None else (spec.memory_mib, spec.memory_mib),
-                    volumes={contract.VOLUME_DIR: volume},
-                    client=self.client,
-                )
+            cancel.check()
+            volume = mounted_volume(spec.volume, self.client)
+            try:
+                with told_when_throttled(on_phase), mapped(f"starting session {request.name}"):
+                    sandbox = self._create(app, image, volume, request, cancel)
+            except Cancelled:
+                end_late(lambda: self.find(spec.app, request.name), request.tags)
+                raise
         return ModalSandbox(sandbox, spec.app, request.tags, self._ensure)
+
+    def _create(
+        self,
+        app: modal.App,
+        image: modal.Image,
+        mount: tuple[modal.Volume, MountedVolume],
+        request: SandboxRequest,
+        cancel: Cancel,
+    ) -> modal.Sandbox:
+        """Raises Cancelled, and what ``mapped`` makes of modal's errors."""
+        spec, (volume, mounted) = request.spec, mount
+        return create_sandbox(
+            cancel,
+            *request.command(mounted),
+            app=app,
+            name=request.name,
+            tags=dict(request.tags),
+            image=image,
+            env={**self._env} or None,
+            secrets=[modal.Secret.from_name(name, client=self.client) for name in spec.secrets],
+            timeout=request.timeout_s,
+            gpu=spec.gpu.modal,
+            cpu=spec.cpu,
+            # A request alone limits nothing: the container would see all of its machine's memory.
+            memory=None if spec.memory_mib is None else (spec.memory_mib, spec.memory_mib),
+            volumes={contract.VOLUME_DIR: volume},
+            client=self.client,
+        )
 
     def find(self, app: str, name: str) -> SandboxPort | None:
         """The running sandbox of this name, or None."""

@@ -8,7 +8,8 @@
     │   ├── BackendUnavailable     cannot be reached, or does not answer
     │   ├── AuthError              no token, or a refused one
     │   ├── NotFound               a sandbox, volume or secret that is not there
-    │   └── AlreadyExists          the name is taken
+    │   ├── AlreadyExists          the name is taken
+    │   └── NoCapacity             no machine of this kind is to be had now
     ├── SessionError           a session cannot be started, found or used
     │   ├── SessionConflict        the name belongs to another spec
     │   └── SessionLost            the container ended while it was used
@@ -68,6 +69,10 @@ class NotFound(BackendError):
 
 class AlreadyExists(BackendError):
     """The backend has one of that name already."""
+
+
+class NoCapacity(BackendError):
+    """The backend has no machine of this kind now, or gives none to this account."""
 
 
 class SessionError(SkyRLMagicError):

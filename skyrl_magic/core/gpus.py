@@ -27,6 +27,8 @@ _ALIASES = {"A10G": "A10"}
 #: What Modal has only under another name, and what that is.
 _ONLY_AS = {"B300": "B200+, which is a B200 or a B300, at the price of a B200"}
 NONE = "none"
+#: Letters whose names begin with a vowel.
+_SPOKEN_WITH_VOWEL = "AEFHILMNORSX"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class Gpu:
     def __str__(self) -> str:
         """As it is written after ``--gpu``."""
         return self.type if self.count <= 1 else f"{self.type}:{self.count}"
+
+    @property
+    def noun(self) -> str:
+        """As one speaks of it: ``an L4``, ``4 A100``, ``a machine`` where there is no GPU."""
+        if self.count <= 1:
+            article = "an" if self.type[0] in _SPOKEN_WITH_VOWEL else "a"
+            return f"{article} {self.type}" if self.count else "a machine"
+        return f"{self.count} {self.type}"
 
     @property
     def modal(self) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from skyrl_magic.core.cancel import Cancel
 from skyrl_magic.core.ends import End
 from skyrl_magic.core.spec import SessionSpec
 
@@ -87,6 +88,10 @@ class Sandbox(Protocol):
         """Whether the server that execs go over has gone since the last one, and is back. Raises BackendError."""
         ...
 
+    def is_queued(self) -> bool:
+        """Whether it still waits for its machine: an exec would wait with it. Raises BackendError, SessionLost."""
+        ...
+
     def poll(self) -> int | None:
         """The exit code of the container, or None while it runs."""
         ...
@@ -154,10 +159,17 @@ class Backend(Protocol):
         """Whom the account says that asks, as ``NAME (ID)``; None where it does not say it. Raises BackendError."""
         ...
 
-    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> Sandbox:
-        """Create a container; ``on_phase`` hears ``image``, ``checkout``, ``container`` as each begins.
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None], cancel: Cancel) -> Sandbox:
+        """Create a container, and wait for its machine where that is not free yet.
+
+        Args:
+            request: what is created.
+            on_phase: hears ``image``, ``checkout``, ``container`` as each begins.
+            cancel: gives it up, from another thread.
 
         Raises:
+            Cancelled: it was given up; nothing of it is left, or comes later.
+            NoCapacity: there is no machine for it.
             AlreadyExists: a running sandbox of the app has this name.
             NotFound: an image or a secret that is not there.
             AuthError, BackendUnavailable, BackendError: see ``core.errors``.

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import queue
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from pathlib import Path
 
 from skyrl_magic.core import contract
-from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, RunStopped
+from skyrl_magic.core.cancel import Cancel, Cancelled
+from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, NoCapacity, RunStopped
 from skyrl_magic.core.ports import Backend, MountedVolume, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.session_tags import session_tags, spec_json
+from skyrl_magic.service.attempt import Attempt, Said
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
 from skyrl_magic.service.owners import owner
 from skyrl_magic.service.pricing import LOCAL, Pricing
-from skyrl_magic.service.session import TICK_S, Progress, Session
+from skyrl_magic.service.session import Progress, Session
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
@@ -39,6 +40,12 @@ class Creation:
         self._pricing = pricing
         self._build_agent = build_agent
         self._pool = pool
+        self._under_way: set[Cancel] = set()
+
+    def close(self) -> None:
+        """Give up what is being created."""
+        for cancel in list(self._under_way):
+            cancel.set()
 
     def create(self, backend: Backend, request: SessionRequest, progress: Progress) -> Session:
         """A session with a new container; the checkout may change meanwhile.
@@ -77,7 +84,7 @@ class Creation:
         spec, name = request.spec, request.place[2]
         tags = session_tags(spec, name, owner(spec.backend).text, time.time())
         price = self._pricing.of(spec, request.usd_per_hour)
-        said: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        said = Said()
 
         def command(volume: MountedVolume) -> Sequence[str]:
             if volume.is_new:
@@ -93,38 +100,25 @@ class Creation:
             agent=self._build_agent(),
             upload=upload,
         )
-        future = self._pool.submit(backend.create, wanted, lambda phase: said.put(lambda: progress.begin(phase)))
-        future.add_done_callback(lambda _: said.put(None))
+        attempt = Attempt(self._pool, backend, wanted, progress, said)
+        self._under_way.add(attempt.cancel)
         try:
-            _follow(said, progress)
-            return future.result()
+            sandbox = attempt.follow(None)
         except KeyboardInterrupt:
-            future.add_done_callback(_abandon)
-            raise RunStopped(f"stopped while session {name} was starting; its container is being ended") from None
-
-
-def _follow(said: queue.SimpleQueue[Callable[[], object] | None], progress: Progress) -> None:
-    """Do in this thread what comes, which tells ``progress`` of it, until None comes."""
-    while True:
-        try:
-            tell = said.get(timeout=TICK_S)
-        except queue.Empty:
-            progress.tick()
-            continue
-        if tell is None:
-            return
-        tell()
+            was = f"waited for {spec.gpu.noun}" if attempt.is_queued else "was starting"
+            raise RunStopped(f"stopped while session {name} {was}; {attempt.stop()}") from None
+        except Cancelled:
+            raise RunStopped(f"the notebook was left while session {name} was starting") from None
+        finally:
+            self._under_way.discard(attempt.cancel)
+        if sandbox is None:
+            raise NoCapacity(name)
+        return sandbox
 
 
 def new_volume_text(name: str, near: str) -> str:
     """What is said of a volume that was made now; ``near`` is one of nearly the same name."""
     return f"volume {name} is new" + (f": did you mean {near}? (--volume {near})" if near else "")
-
-
-def _abandon(future: Future[Sandbox]) -> None:
-    """End the container that nobody waits for any more."""
-    if not future.cancelled() and future.exception() is None:
-        future.result().terminate()
 
 
 def _make_upload(checkout: Checkout, scan: Scan, moving: Collection[str]) -> Upload:

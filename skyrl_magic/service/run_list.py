@@ -182,6 +182,8 @@ def _runs_in(sessions: SessionService, backend: str, sandbox: Sandbox) -> _Answe
         return _Answer(place)
     session = sessions.get(*place)
     try:
+        if session is None and sandbox.is_queued():  # it has run nothing yet
+            return _Answer(place)
         if session is None:
             return _Answer(place, asked(tags, sandbox, backend, logs.all_runs))
         return _Answer(place, logs.all_runs(session))

@@ -30,8 +30,11 @@ ENDED = "the container has ended: "
 class Progress(Protocol):
     """Hears how far the start of a session is; called in the thread that asked for it."""
 
-    def begin(self, phase: str) -> None:
-        """A phase begins and the one before it is over: ``image``, ``checkout``, ``container``, ``Ray``."""
+    def begin(self, phase: str, hint: str = "") -> None:
+        """A phase begins and the one before it is over: ``image``, ``checkout``, ``container``, ``Ray``.
+
+        While it goes on, ``hint`` says what the user can do.
+        """
         ...
 
     def tick(self) -> None:

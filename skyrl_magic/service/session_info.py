@@ -21,6 +21,8 @@ from skyrl_magic.service.session_request import Place
 QUICK = Timing(attach_timeout_s=10.0, reopen_pauses_s=())
 #: The state of a session whose agent does not answer.
 SILENT = "not answering"
+#: The state of a session that waits for its machine.
+QUEUED = "queued"
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ class SessionInfo:
     """It is the idle timeout that comes first: any use puts it off."""
     repo: str
     state: str
-    """``idle 42 s``, ``2 runs``, what goes on without a run, or :data:`SILENT`."""
+    """``idle 42 s``, ``2 runs``, what goes on without a run, :data:`QUEUED` or :data:`SILENT`."""
     ends_spent: bool = False
     """It is the budget that comes first, at the present use."""
     usd_per_hour: float = 0.0
@@ -71,7 +73,7 @@ def asked(tags: SessionTags, sandbox: Sandbox, backend: str, question: Callable[
 
 
 def session_info(
-    tags: SessionTags, place: Place, spec: SessionSpec | None, status: protocol.Status | None
+    tags: SessionTags, place: Place, spec: SessionSpec | None, status: protocol.Status | None, *, queued: bool = False
 ) -> SessionInfo:
     """A row from the container's tags, its spec and what its agent said; None for what nobody said."""
     backend, app, name = place
@@ -88,7 +90,7 @@ def session_info(
         ends_in_s=ends.get(first),
         ends_idle=first == "idle",
         repo="" if spec is None else spec.repo,
-        state=SILENT if status is None else _state(status),
+        state=QUEUED if queued else SILENT if status is None else _state(status),
         ends_spent=first == "budget",
         usd_per_hour=0.0 if status is None else status.usd_per_hour,
         spent_usd=0.0 if status is None else status.spent_usd,

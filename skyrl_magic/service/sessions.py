@@ -14,6 +14,7 @@ from skyrl_magic.core.ports import Backend, Sandbox, Volume
 from skyrl_magic.core.session_tags import KIND
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.found import own_session, tags_in
+from skyrl_magic.service.opening import open_patiently, wait_for_machine
 from skyrl_magic.service.owners import asker, meet, take_problems
 from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.pricing import Pricing
@@ -66,6 +67,7 @@ class SessionService:
         """Leave all sessions; they and their runs go on."""
         for session in self._sessions.values():
             session.close()
+        self._creation.close()
         self._sessions.clear()
         self._pool.shutdown(wait=False)
 
@@ -88,7 +90,7 @@ class SessionService:
                 created = session is None
                 try:
                     session = session or self._creation.create(backend, request, progress)
-                    session.open()
+                    open_patiently(session, progress, created=created)
                 except AlreadyExists:
                     continue
                 except SessionLost:
@@ -204,6 +206,9 @@ class SessionService:
             raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
         if session is None or not session.channel.alive:
             session = own_session(name, sandbox, backend)
+            if sandbox.is_queued():
+                sandbox.terminate()
+                return
         try:
             session.open()
             before_end(session)
@@ -237,16 +242,18 @@ class SessionService:
             return None
         place = (backend, sandbox.app, tags.name)
         session = self.get(*place)
-        status, spec = None, tags.spec
+        status, spec, queued = None, tags.spec, False
         try:
-            if session is None:
+            if session is None and sandbox.is_queued():
+                queued = True
+            elif session is None:
                 status, spec = ask_status(tags, sandbox, backend)
             else:
                 status, spec = session.ask_status(), session.spec
         except SessionError:
             if sandbox.poll() is not None:
                 return None
-        return session_info(tags, place, spec, status)
+        return session_info(tags, place, spec, status, queued=queued)
 
     def _known(self, request: SessionRequest, progress: Progress | None = None) -> Session | None:
         session = self._sessions.get(request.place)
@@ -289,6 +296,8 @@ class SessionService:
             return None
         try:
             session = own_session(name, sandbox, where, request.spec)
+            if self._asked(where, sandbox.is_queued, progress):
+                wait_for_machine(session, progress)
         except (NotFound, SessionLost):  # it ended just now
             return None
         if not session.spec_is_known:

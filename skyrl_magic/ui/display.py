@@ -130,27 +130,31 @@ class PhaseLine:
         self._clock = clock
         self._line = _KernelLine() if in_kernel() else _TerminalLine()
         self._done: list[str] = []
-        self._phase = ""
+        self._phase = self._hint = ""
         self._since_s = 0.0
 
-    def begin(self, phase: str) -> None:
-        """The current phase is over, and ``phase`` begins."""
+    def begin(self, phase: str, hint: str = "") -> None:
+        """The current phase is over, and ``phase`` begins; ``hint`` is shown as long as it goes on."""
         self._end_phase()
-        self._phase, self._since_s = phase, self._clock()
+        self._phase, self._hint, self._since_s = phase, hint, self._clock()
         self.tick()
 
     def tick(self) -> None:
         """Show the running phase's time; call it about once a second."""
-        passed_s = self._clock() - self._since_s
-        passed = f" {duration_text(int(passed_s))}" if passed_s >= 1 else ""
-        running = [f"{self._phase}{passed} …"] if self._phase else []
-        self._line.show(" · ".join(self._done + running))
+        self._line.show(" · ".join(self._done + ([self._running()] if self._phase else [])))
 
     def done(self, text: str | None = None) -> None:
         """Replace the line by ``text`` and the phases with their times, or by these alone."""
         self._end_phase()
         phases = " · ".join(self._done)
         self._line.end(phases if text is None else f"{text} ({phases})" if phases else text)
+
+    def _running(self) -> str:
+        passed_s = self._clock() - self._since_s
+        time_text = duration_text(int(passed_s))
+        if self._hint:
+            return f"{self._phase}, {time_text}; {self._hint}"
+        return f"{self._phase} {time_text} …" if passed_s >= 1 else f"{self._phase} …"
 
     def _end_phase(self) -> None:
         if self._phase:

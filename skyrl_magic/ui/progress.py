@@ -16,11 +16,11 @@ class CellProgress:
         """Whether there is a line."""
         return self._line is not None
 
-    def begin(self, phase: str) -> None:
+    def begin(self, phase: str, hint: str = "") -> None:
         """A phase begins."""
         if self._line is None:
             self._line = PhaseLine()
-        self._line.begin(phase)
+        self._line.begin(phase, hint)
 
     def tick(self) -> None:
         """Show the time that the phase has taken so far."""

@@ -11,7 +11,7 @@ from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.logs import runs_that_go_on
 from skyrl_magic.service.results import unkept_text
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_info import SessionInfo
+from skyrl_magic.service.session_info import QUEUED, SessionInfo
 from skyrl_magic.service.session_request import Place
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
@@ -57,9 +57,7 @@ class Running:
                 info.gpu,
                 info.state,
                 duration_text(info.age_s),
-                ("?" if info.ends_in_s is None else duration_text(info.ends_in_s))
-                + " if idle" * info.ends_idle
-                + " (budget)" * info.ends_spent,
+                _ends_text(info),
                 *usd,
                 checkout_text(info.repo, *(other.repo for other in found)),
             )
@@ -176,6 +174,13 @@ class Running:
         if not places:
             note("no session was running")
         return places
+
+
+def _ends_text(info: SessionInfo) -> str:
+    if info.state == QUEUED:  # its time has not begun
+        return ""
+    when = "?" if info.ends_in_s is None else duration_text(info.ends_in_s)
+    return when + " if idle" * info.ends_idle + " (budget)" * info.ends_spent
 
 
 def _note_unkept(session: Session) -> None:

@@ -143,7 +143,7 @@ def test_an_interrupted_start_leaves_no_container(
     service = _service(backend, agent_path)
     progress = Recorder()
     progress.on_phase = lambda phase: os.kill(os.getpid(), signal.SIGINT) if phase == "container" else None
-    with pytest.raises(RunStopped, match="its container is being ended"):
+    with pytest.raises(RunStopped, match="its creation is cancelled"):
         service.ensure(request_none, progress)
     service._pool.shutdown(wait=True)
     assert backend.find(request_none.spec.app, request_none.name or "") is None

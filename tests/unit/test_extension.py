@@ -156,7 +156,7 @@ def test_who_waits_for_a_server_that_is_not_there_sees_which_one_and_can_stop(tm
     code = (
         "from skyrl_magic import extension\n"
         "class Stopped:\n"
-        "    def begin(self, phase):\n"
+        "    def begin(self, phase, hint=''):\n"
         "        print(phase)\n"
         "        raise KeyboardInterrupt\n"
         "try:\n"

@@ -17,6 +17,7 @@ from modal_proto import api_pb2
 from skyrl_magic.cloud.sandboxes import ModalBackend, ModalSandbox, _ignore_others
 from skyrl_magic.cloud.streams import ModalStream
 from skyrl_magic.cloud.throttling import MAX_WAIT_S, PHASE, bound_waiting
+from skyrl_magic.core.cancel import Cancel
 from skyrl_magic.core.errors import BackendError, BackendUnavailable, SessionLost
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.ports import ByteStream, SandboxRequest, Upload
@@ -215,7 +216,7 @@ def test_waiting_for_a_throttled_creation_is_bounded(
         answering(loopback_server.state_dir, throttled=["SandboxCreateV2"], retry_after_s=0.2),
         pytest.raises(BackendUnavailable, match="starting session box: too many requests; Modal throttled it"),
     ):
-        ModalBackend("local", modal_client).create(wanted, lambda _: None)
+        ModalBackend("local", modal_client).create(wanted, lambda _: None, Cancel())
 
 
 def test_a_spend_cap_is_one_line_with_what_to_do(
@@ -227,7 +228,7 @@ def test_a_spend_cap_is_one_line_with_what_to_do(
             BackendError, match=r"has reached its spend limit; nothing was started: raise .*modal.com/settings"
         ),
     ):
-        ModalBackend("local", modal_client).create(wanted, lambda _: None)
+        ModalBackend("local", modal_client).create(wanted, lambda _: None, Cancel())
 
 
 # --- uploads ----------------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def test_what_is_not_in_the_upload_is_ignored(absolute: bool, tmp_path: Path) ->
 
 def test_memory_that_is_asked_for_is_a_request_and_a_limit(modal_client: modal.Client, wanted: SandboxRequest) -> None:
     spec = replace(wanted.spec, memory_mib=2048, cpu=2.0)
-    sandbox = ModalBackend("local", modal_client).create(replace(wanted, spec=spec), lambda _: None)
+    sandbox = ModalBackend("local", modal_client).create(replace(wanted, spec=spec), lambda _: None, Cancel())
     app_id = str(modal.App.lookup(spec.app, client=modal_client).app_id)
     try:
 

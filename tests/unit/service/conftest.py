@@ -55,7 +55,8 @@ class Recorder:
     def ask(self, prompt: str, *, password: bool) -> str:
         raise AssertionError(f"nobody expects {prompt!r} ({password=})")
 
-    def begin(self, phase: str) -> None:
+    def begin(self, phase: str, hint: str = "") -> None:
+        del hint
         self.phases.append(phase)
 
     def text(self, stream: str = protocol.STDOUT) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from skyrl_magic.core import contract
+from skyrl_magic.core.cancel import Cancel
 from skyrl_magic.core.ends import End, How
 from skyrl_magic.core.errors import AlreadyExists, BackendUnavailable, SessionLost
 from skyrl_magic.core.ports import MountedVolume, SandboxRequest
@@ -104,6 +105,9 @@ class ProcessSandbox:
             stream.process.kill()
         return stream
 
+    def is_queued(self) -> bool:
+        return False
+
     def poll(self) -> int | None:
         return self.process.poll()
 
@@ -179,14 +183,18 @@ class ProcessBackend:
         self.volume_version = 2
         self.whose: str | None = "ann (us-1)"
         self.before: Callable[[str], object] = lambda _: None
+        self.heeds = True
+        """It hears that a creation was given up."""
 
     def owner(self) -> str | None:
         return self.whose
 
-    def create(self, request: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
+    def create(self, request: SandboxRequest, on_phase: Callable[[str], None], cancel: Cancel) -> ProcessSandbox:
         for phase in ("image", "checkout", "container"):
             on_phase(phase)
             self.before(phase)
+            if self.heeds:
+                cancel.check()
         if self.find(request.spec.app, request.name) is not None:
             raise AlreadyExists(f"there is a sandbox {request.name}; choose another name")
         volume = self._volume_folder(request.spec.volume)

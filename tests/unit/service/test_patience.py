@@ -44,8 +44,8 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
 
 def test_stop_does_not_wait_for_the_server() -> None:
     class Stopped(Recorder):
-        def begin(self, phase: str) -> None:
-            raise KeyboardInterrupt(phase)
+        def begin(self, phase: str, hint: str = "") -> None:
+            raise KeyboardInterrupt(phase + hint)
 
     over = threading.Event()
     with pytest.raises(KeyboardInterrupt, match="waiting for the server"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_magic.core import contract, protocol
+from skyrl_magic.core.cancel import Cancel
 from skyrl_magic.core.errors import (
     AlreadyExists,
     BackendError,
@@ -24,7 +25,7 @@ from skyrl_magic.core.errors import (
     SessionLost,
 )
 from skyrl_magic.core.ports import ByteStream, MountedVolume, SandboxRequest
-from skyrl_magic.service import session_info
+from skyrl_magic.service import attempt, session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.creation import new_volume_text
@@ -333,9 +334,9 @@ def test_a_container_whose_agent_dies_at_once_is_not_left(world: World) -> None:
     request = world.request()
     made = world.backend.create
 
-    def broken(wanted: SandboxRequest, on_phase: Callable[[str], None]) -> ProcessSandbox:
+    def broken(wanted: SandboxRequest, on_phase: Callable[[str], None], cancel: Cancel) -> ProcessSandbox:
         command = ["python3", "-c", "raise SystemExit('no disk')", "{}"]
-        return made(dataclasses.replace(wanted, command=lambda _: command), on_phase)
+        return made(dataclasses.replace(wanted, command=lambda _: command), on_phase, cancel)
 
     world.backend.create = broken  # type: ignore[method-assign,assignment]
     with pytest.raises(SessionLost, match="did not come up: the container has ended: exit code 1: no disk"):
@@ -344,17 +345,45 @@ def test_a_container_whose_agent_dies_at_once_is_not_left(world: World) -> None:
     assert world.service.open_names() == []
 
 
-def test_an_interrupted_start_ends_its_container(world: World) -> None:
+class StoppedAt(Recorder):
+    """The progress of a cell whose user presses Stop when a phase begins."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self._phase = phase
+
+    def begin(self, phase: str, hint: str = "") -> None:
+        super().begin(phase, hint)
+        if phase == self._phase:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("phase", ["image", "checkout", "container"])
+def test_an_interrupted_start_is_cancelled(world: World, phase: str) -> None:
+    pressed = threading.Event()
+    world.backend.before = lambda begun: pressed.wait(DEADLINE_S) if begun == "container" else None
+
+    class Stopped(StoppedAt):
+        def begin(self, phase: str, hint: str = "") -> None:
+            try:
+                super().begin(phase, hint)
+            except KeyboardInterrupt:
+                threading.Timer(0.05, pressed.set).start()
+                raise
+
+    with pytest.raises(RunStopped, match="was starting; its creation is cancelled"):
+        world.service.ensure(world.request(), Stopped(phase))
+    world.service._pool.shutdown(wait=True)
+    assert world.backend.made == []
+
+
+def test_a_container_that_comes_after_stop_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "CONFIRM_S", 0.05)
     made = threading.Event()
     world.backend.before = lambda phase: made.wait(DEADLINE_S) if phase == "container" else None
-
-    class Stopped(Recorder):
-        def begin(self, phase: str) -> None:
-            if phase == "container":
-                raise KeyboardInterrupt
-
+    world.backend.heeds = False
     with pytest.raises(RunStopped, match="its container is being ended"):
-        world.service.ensure(world.request(), Stopped())
+        world.service.ensure(world.request(), StoppedAt("container"))
     made.set()
     world.service._pool.shutdown(wait=True)
     assert [sandbox.poll() for sandbox in world.backend.made] == [-signal.SIGKILL]
