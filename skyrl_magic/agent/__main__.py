@@ -65,7 +65,13 @@ def _supervise(config: Config) -> int:
     from skyrl_magic.agent.ray_start import RayStart
 
     procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
-    paths.make_state_dir(config.state)
+    try:
+        paths.make_state_dir(config.state)
+    except OSError as error:
+        from skyrl_magic.agent.boot import cannot_start
+        from skyrl_magic.core.protocol import SESSION_ENDS
+
+        return _refuse(f"skyrl_magic: {SESSION_ENDS}{cannot_start(error)}")
     results.keep(config)  # before Ray, whose workers have the environment that it was started with
     ray = RayStart(config.state / paths.RAY_LOG, paths.package_folders(Path(config.checkout_dir)))
     if config.ray:

@@ -43,3 +43,9 @@ def link_gym(workdir: Path) -> None:
     missing = workdir.is_dir() and not inside.is_symlink() and not inside.exists()
     if missing and beside.is_dir() and workdir.name != _GYM:
         inside.symlink_to(Path("..") / _GYM, target_is_directory=True)
+
+
+def cannot_start(error: OSError) -> str:
+    """Why a session ends before it has begun: its disk is full, or is not to be written to."""
+    where = f" at {error.filename}" if error.filename else ""
+    return f"its agent cannot start ({error.strerror}{where}): run the cell again, or choose another --image"

@@ -1,4 +1,4 @@
-"""Packs the agent into one file that any Python from 3.9 on runs; used by the client, not in the container."""
+"""Packs the agent into one file that any Python from 3.8 on runs; used by the client, not in the container."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ import zipfile
 from pathlib import Path
 from typing import Optional
 
+from skyrl_magic.core.protocol import SESSION_ENDS
+
 _PACKAGE = Path(__file__).resolve().parent.parent
-_MAIN = b"import sys\nfrom skyrl_magic.agent.__main__ import main\nsys.exit(main())\n"
+#: The syntax of any Python 3: who has an old one is told so.
+_MAIN = f"""\
+import sys
+if sys.version_info < (3, 8):
+    found = "%d.%d" % sys.version_info[:2]
+    sys.exit("skyrl_magic: {SESSION_ENDS}the python3 of its image is " + found
+             + ": choose an --image with Python 3.8 or newer")
+from skyrl_magic.agent.__main__ import main
+sys.exit(main())
+""".encode("ascii")
 #: The earliest date that a zip can hold: the same sources make the same bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -29,6 +29,8 @@ class Config:
     """What the session was started with, in its client's words; every client is told."""
     volume_version: int = 2
     """Modal's version of the volume's file system: ``sync`` commits nothing on one of version 1."""
+    first_client_s: float = 0.0
+    """Within so many seconds of its start a client must have come, or the session ends; 0 for no such rule."""
     idle_timeout_s: float = 600.0
     timeout_s: float = 0.0
     """When the session ends itself, from its start; 0 for never. It can be changed up to :attr:`hard_timeout_s`."""

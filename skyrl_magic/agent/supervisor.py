@@ -89,13 +89,18 @@ class Supervisor:
         self._next_commit = self._began
         self._next_shim = self._began
         self._stopping = False
+        self._had_client = False
         self._end_reason = ""
         self._kill_at: Optional[float] = None
 
     def run(self) -> int:
         """Boot and serve until the end; returns the exit code."""
         wakeup = self._take_over_signals()
-        self._boot()
+        try:
+            self._boot()
+        except OSError as error:
+            log(f"{protocol.SESSION_ENDS}{boot.cannot_start(error)}")
+            return 1
         listener = listen_unix(self.config.state / paths.SUPERVISOR_SOCKET)
         self._selector.register(listener, selectors.EVENT_READ, lambda _: self._accept(listener))
         self.boot_seconds = time.monotonic() - self._began
@@ -236,11 +241,21 @@ class Supervisor:
         for warned in self.limits.news(now):
             self.tell(warned.about, warned.text)
         self.idle.turn(needed=bool(self.runs.active) or self.kernel.busy or self.ray.state == STARTING)
-        reason = self.limits.reason(now)
+        reason = self.limits.reason(now) or self._orphaned(now)
         if not reason and self.idle.over:
             reason = f"nothing ran for {duration_text(self.idle.timeout_s)} (--idle-timeout)"
         if reason:
             self.stop(reason)
+
+    def _orphaned(self, now: float) -> str:
+        """Why the session ends for which nobody came; empty where it does not.
+
+        It may have waited long for its machine, and the notebook that asked for it may have died meanwhile.
+        """
+        patience_s = self.config.first_client_s
+        if self._had_client or not patience_s or now < self._began + patience_s:
+            return ""
+        return f"nobody came within {duration_text(patience_s)} of its start: the notebook that asked for it has gone"
 
     def _look_for_kills(self) -> None:
         """Say that the kernel has killed processes for want of memory: their own end says SIGKILL and nothing more."""
@@ -255,6 +270,8 @@ class Supervisor:
             deadlines.append(self._next_commit)
         if not self._stopping:
             deadlines += [self.idle.next_at, self.limits.next_at(time.monotonic())]
+            if self.config.first_client_s and not self._had_client:
+                deadlines.append(self._began + self.config.first_client_s)
             if not self.runs.has_spare:
                 deadlines.append(self._spare_due_at)
         if self.endings.due_at is not None:
@@ -275,6 +292,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             connection, _ = listener.accept()
             self.clients.append(Client(self, self._selector, connection))
+            self._had_client = True
 
     def _reap(self) -> None:
         for pid, status in procs.reap():

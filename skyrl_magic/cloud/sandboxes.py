@@ -159,7 +159,8 @@ class ModalBackend:
         spec = request.spec
         app = self._app(spec.app)
         on_phase("image")
-        image = modal.Image.from_registry(spec.image).env(contract.image_env())
+        image = modal.Image.from_registry(spec.image, setup_dockerfile_commands=[contract.NO_ENTRYPOINT])
+        image = image.env(contract.image_env())
         with mapped(f"image {spec.image}"):
             result_of(cancel, image.build, app)
         on_phase("checkout")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from skyrl_magic.core.protocol import SESSION_ENDS
+
 #: Where the checkout lies, as in SkyRL's own Modal script.
 CHECKOUT_DIR = "/root/SkyRL"
 #: The old layout's project below it.
@@ -18,6 +20,16 @@ AGENT_PATH = "/opt/skyrl_magic/agent.pyz"
 #: Isolated, so that nothing of ours meets the user's Python, and without site-packages: what ``.pth`` files import
 #: costs time and memory for nothing.
 AGENT_COMMAND = ("python3", "-IS", AGENT_PATH)
+#: Becomes the agent's Python, or says in one line that the image has none, by the shell's own means.
+_START_SCRIPT = (
+    'command -v "$1" >/dev/null 2>&1 || { echo "skyrl_magic: '
+    f"{SESSION_ENDS}there is no python3 on the PATH of its image: choose an --image with Python 3.8 or newer"
+    '" >&2; exit 127; }; exec "$@"'
+)
+#: The container's command.
+START_COMMAND = ("/bin/sh", "-c", _START_SCRIPT, "sh", *AGENT_COMMAND)
+#: Modal puts an image's ENTRYPOINT before the command, which it would take over.
+NO_ENTRYPOINT = "ENTRYPOINT []"
 MANIFEST_PATH = "/opt/skyrl_magic/checkout.json"
 #: The agent's state: journals, run records, sockets. On the container's own disk.
 STATE_DIR = "/var/lib/skyrl_magic"

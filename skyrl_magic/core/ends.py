@@ -25,6 +25,11 @@ class How(enum.Enum):
     BACKEND_FAILED = "its backend failed"
 
 
+#: What to do, where the reason does not say it.
+_ADVICE = {
+    How.NOT_STARTED: ": run the cell again, and choose another --image if it says the same",
+    How.BACKEND_FAILED: ": run the cell again",
+}
 #: Where the backend knows better than what the container was told, which is only that it is to end.
 _TOLD_BY_BACKEND = frozenset((How.PREEMPTED, How.EVICTED, How.OUT_OF_MEMORY))
 
@@ -55,7 +60,7 @@ def end_reason(end: End, output: str, *, preemptible: bool = False) -> str:
     detail = f" ({end.detail})" if end.detail else ""
     if end.how is not How.EXITED:
         preempted = ", or preempted" if preemptible and end.how is How.TERMINATED else ""
-        return f"{end.how.value}{preempted}{detail}"
+        return f"{end.how.value}{preempted}{detail}{_ADVICE.get(end.how, '')}"
     if end.code in _KILLED:
         if any(line.startswith(f"skyrl_magic: {protocol.OUT_OF_MEMORY}") for line in lines):
             return f"{protocol.OUT_OF_MEMORY} (exit code {end.code})"

@@ -25,6 +25,9 @@ from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
 #: How often an upload is tried whose files change under its hands.
 _TRIES = 5
+#: A container to which nobody comes so soon after its start ends itself: who asked for it has died while it waited for
+#: its machine. A creation is answered within moments of the start. In seconds.
+FIRST_CLIENT_S = 120.0
 
 
 class Creation:
@@ -89,7 +92,7 @@ class Creation:
         def command(volume: MountedVolume) -> Sequence[str]:
             if volume.is_new:
                 said.put(lambda: progress.note(new_volume_text(spec.volume, volume.near)))
-            return [*contract.AGENT_COMMAND, "supervise", "--config", _supervisor_config(request, price, volume)]
+            return [*contract.START_COMMAND, "supervise", "--config", _supervisor_config(request, price, volume)]
 
         wanted = SandboxRequest(
             name=name,
@@ -149,6 +152,7 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             "manifest_path": contract.MANIFEST_PATH,
             "timeout_s": request.timeout_s,
             "hard_timeout_s": request.hard_timeout_s,
+            "first_client_s": FIRST_CLIENT_S,
             "idle_timeout_s": request.idle_timeout_s,
             "max_usd": request.max_usd or 0.0,
             "keep_runs_days": request.keep.days,

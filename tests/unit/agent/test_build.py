@@ -58,13 +58,13 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True, timeout=60)
 
 
-def test_its_syntax_is_python_3_9(agent: Path) -> None:
+def test_its_syntax_is_python_3_8(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         for name in archive.namelist():
-            ast.parse(archive.read(name), name, feature_version=(3, 9))
+            ast.parse(archive.read(name), name, feature_version=(3, 8))
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.13"])
+@pytest.mark.parametrize("version", ["3.8", "3.13"])
 def test_it_runs_on_the_pythons_of_containers(make_session: Callable[..., Session], version: str) -> None:
     python = find_python(version)
     if python is None:
@@ -79,6 +79,16 @@ def test_it_runs_on_the_pythons_of_containers(make_session: Callable[..., Sessio
     assert channel.journal() == b"text"
     channel.ask(protocol.StopSession(), protocol.Done)
     assert session.wait() == 0
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7"])
+def test_an_older_python_is_told_in_one_line(agent: Path, version: str) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"this machine has no Python {version}")
+    ran = subprocess.run([python, "-IS", str(agent), "supervise"], capture_output=True, text=True, check=False)
+    says = f"{protocol.SESSION_ENDS}the python3 of its image is {version}: choose an --image with Python 3.8 or newer"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", f"skyrl_magic: {says}\n")
 
 
 def find_python(version: str) -> str | None:

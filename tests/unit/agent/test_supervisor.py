@@ -291,6 +291,26 @@ def test_use_keeps_a_session(make_session: MakeSession) -> None:
     assert session.process.poll() is None
 
 
+def test_a_session_to_which_nobody_comes_ends(make_session: MakeSession) -> None:
+    orphan = make_session(first_client_s=0.2)
+    assert orphan.wait() == 0
+    assert "nobody came within 0.2s of its start" in orphan.log.read_text()
+
+
+def test_who_has_come_may_leave_again(make_session: MakeSession) -> None:
+    session = make_session(first_client_s=1.0, idle_timeout_s=2.5)
+    assert session.attach().close() == 0
+    assert session.wait() == 0
+    assert "nothing ran for 2.5s (--idle-timeout)" in session.log.read_text()
+
+
+def test_a_session_that_cannot_write_says_so(make_session: MakeSession) -> None:
+    session = make_session(checkout_dir="/dev/full/SkyRL")
+    assert session.wait() == 1
+    says = "its agent cannot start (Not a directory at /dev/full/SkyRL): run the cell again, or choose another --image"
+    assert f"skyrl_magic: {protocol.SESSION_ENDS}{says}" in session.log.read_text()
+
+
 def test_idle_time_can_be_changed(make_session: MakeSession) -> None:
     session = make_session()
     channel = session.attach()

@@ -5,6 +5,7 @@ import pytest
 from skyrl_magic.core.ends import End, How, end_reason
 
 ENDS = "skyrl_magic: the session ends: "
+AGAIN = "run the cell again, and choose another --image if it says the same"
 OOM = "skyrl_magic: out of memory: the kernel killed a process\n"
 ASKED = f"{ENDS}the backend ended its container (it was preempted, or stopped there)\n"
 
@@ -21,7 +22,7 @@ ASKED = f"{ENDS}the backend ended its container (it was preempted, or stopped th
         (End(How.PREEMPTED, 137), ASKED, "it was preempted: its machine was taken away"),
         (End(How.EVICTED, 137), ASKED, "it was evicted: the memory of the machine that it shared was full"),
         (End(How.OUT_OF_MEMORY, 137), "", "its own memory was full: a larger --memory gives it more"),
-        (End(How.NOT_STARTED, 1, "no such mount"), "", "it could not start (no such mount)"),
+        (End(How.NOT_STARTED, 1, "no such mount"), "", f"it could not start (no such mount): {AGAIN}"),
         (End(How.EXITED, 137), "", "it was killed (exit code 137)"),
         (End(How.EXITED, -9), "", "it was killed (SIGKILL)"),
         (End(How.EXITED, 137), OOM, "out of memory (exit code 137)"),
