@@ -20,7 +20,7 @@ import modal.exception
 from modal._utils.async_utils import synchronizer
 
 from skyrl_magic.core.cancel import Cancel
-from skyrl_magic.core.errors import BackendError, NoCapacity, SessionLost
+from skyrl_magic.core.errors import BackendError, SessionLost
 from skyrl_magic.core.ports import Sandbox
 
 #: For how long after it was given up a sandbox may come into being, and how often it is looked for. In seconds.
@@ -74,13 +74,11 @@ def create_sandbox(cancel: Cancel, *command: str, **options: Any) -> modal.Sandb
     """``modal.Sandbox.create``, until it has its machine.
 
     Raises:
-        Cancelled: it was given up; :func:`end_late` ends what may be left. NoCapacity: it is refused a machine.
+        Cancelled: it was given up; :func:`end_late` ends what may be left.
         SessionLost: somebody ended it while it waited.
     """
     try:
         sandbox: modal.Sandbox = result_of(cancel, modal.Sandbox.create, *command, **options)
-    except modal.exception.ResourceExhaustedError as error:
-        raise NoCapacity(" ".join(str(error).split()).rstrip(".")) from error
     except modal.exception.ConflictError as error:
         text = str(error) or "it was ended"
         raise SessionLost(f"session {options['name']} was stopped while it waited for its machine ({text})") from error

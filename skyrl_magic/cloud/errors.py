@@ -57,7 +57,7 @@ def _exhausted(what: str, error: modal.exception.ResourceExhaustedError) -> erro
         return errors.BackendError(
             f"{what}: {text}; nothing was started: raise the workspace's limit at modal.com/settings"
         )
-    return errors.BackendError(f"{what}: {text}; it is a limit of the account or of Modal: ask for less, or wait")
+    return errors.NoCapacity(f"{what}: {text}; it is a limit of the account or of Modal: ask for less, or wait")
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def caught(error: BaseException) -> errors.SkyRLMagicError:
         (modal.exception.VersionError("x"), errors.BackendError, "pip install"),
         (modal.exception.ConnectionError("x"), errors.BackendUnavailable, "network"),
         (modal.exception.ResourceExhaustedError("workspace spend limit"), errors.BackendError, "modal.com/settings"),
-        (modal.exception.ResourceExhaustedError("too many GPUs"), errors.BackendError, "a limit of the account"),
+        (modal.exception.ResourceExhaustedError("too many GPUs"), errors.NoCapacity, "a limit of the account"),
         (modal.exception.ServiceError("x"), errors.BackendUnavailable, "in a moment"),
         (modal.exception.InvalidError("x"), errors.BackendError, "--dry-run"),
         (modal.exception.Error("x"), errors.BackendError, "--dry-run"),

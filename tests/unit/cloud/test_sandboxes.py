@@ -195,7 +195,7 @@ def test_a_throttled_creation_is_said_and_goes_on(
 
     with ThreadPoolExecutor(1) as pool:
         with answering(loopback_server.state_dir, throttled=["SandboxCreateV2"], retry_after_s=0.1):
-            creating = pool.submit(ModalBackend("local", modal_client).create, wanted, on_phase)
+            creating = pool.submit(ModalBackend("local", modal_client).create, wanted, on_phase, Cancel())
             assert throttled.wait(DEADLINE_S)
             assert not creating.done()
         creating.result(DEADLINE_S).terminate()
