@@ -52,7 +52,7 @@ class Pretended:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE_NAME
 
-    def __call__(self, **tables: dict[str, dict[str, Any]]) -> None:
+    def __call__(self, **tables: dict[str, Any]) -> None:
         """Say it anew."""
         write_json(self._path, tables)
 

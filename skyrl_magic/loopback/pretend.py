@@ -1,9 +1,10 @@
 """What the server pretends when a test says so: machines that are not there yet, images that are not as they should be.
 
-``pretend.json`` in the state folder has two tables. ``machines`` maps a GPU as it is asked for (``A100:8``), its type,
-``none`` (no GPU) or ``*`` (everything else) to the fields of :class:`Machine`; ``images`` maps a reference to those of
-:class:`PretendedImage`. The file is read anew whenever it matters, so that a machine can come for a sandbox that waits
-already. Without the file every machine is there at once, and no image differs from another.
+``pretend.json`` in the state folder has three tables. ``machines`` maps a GPU as it is asked for (``A100:8``), its
+type, ``none`` (no GPU) or ``*`` (everything else) to the fields of :class:`Machine`; ``images`` maps a reference to
+those of :class:`PretendedImage`; ``commits`` has ``delay_s``, how many seconds more a commit takes that a sandbox asks
+for. The file is read anew whenever it matters, so that a machine can come for a sandbox that waits already. Without the
+file every machine is there at once, no image differs from another, and a commit takes what it takes.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class Pretend:
         fields = dict(self._table("images").get(tag, {}))
         return PretendedImage(**{**fields, "entrypoint": tuple(fields.get("entrypoint", ()))})
 
-    def _table(self, name: str) -> dict[str, dict[str, Any]]:
-        document: dict[str, dict[str, dict[str, Any]]] = read_json(self._path) or {}
+    def commit_delay_s(self) -> float:
+        """How long a commit waits that a sandbox asks for, in seconds: as ``sync`` of a slow service does."""
+        return float(self._table("commits").get("delay_s", 0.0))
+
+    def _table(self, name: str) -> dict[str, Any]:
+        document: dict[str, dict[str, Any]] = read_json(self._path) or {}
         return document.get(name, {})

@@ -170,3 +170,17 @@ def test_image_that_cannot_be_built(pretend: Pretended, modal_client: modal.Clie
     pretend(images={tag: {"build_error": "manifest unknown"}})
     with pytest.raises(modal.exception.Error, match="manifest unknown"):
         SandboxMaker(modal_client, None)("true", image=modal.Image.from_registry(tag))
+
+
+def test_commits_are_slow(create: SandboxMaker, pretend: Pretended, modal_client: modal.Client) -> None:
+    volume = modal.Volume.from_name(
+        f"slow-{uuid.uuid4().hex[:8]}", create_if_missing=True, version=2, client=modal_client
+    )
+    sandbox = create(volumes={"/root/data": volume})
+    pretend(commits={"delay_s": 3600})
+    slow = sandbox.exec("bash", "-c", "touch /root/data/f && echo asks && sync /root/data")
+    assert next(iter(slow.stdout)) == "asks\n"
+    assert slow.poll() is None
+    assert volume.listdir("/") == []
+    sandbox.terminate()  # its last commit waits for nothing
+    assert [entry.path for entry in volume.listdir("/")] == ["f"]

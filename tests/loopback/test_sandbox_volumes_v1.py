@@ -43,6 +43,13 @@ def test_commits_without_a_background(tmp_path: Path, monkeypatch: pytest.Monkey
         # A sync of both commits the second one only, and succeeds as it does on any file system.
         assert run(first, "touch /root/data/f /mnt/new/f && sync /root/data /mnt/new") == (0, "", "")
         assert (names(old), names(new)) == ([], ["f"])
+        # Nor does one that is asked for through the mailbox, as agents ask.
+        asks = (
+            "cd /run/skyrl_loopback && mkfifo -m 600 reply.own && exec 3<>reply.own && touch /root/data/f\n"
+            "echo 'commit reply.own /root/data//' >>requests && head -n 1 <&3"
+        )
+        assert run(first, asks)[:2] == (0, "ok\n")
+        assert names(old) == []
         first.terminate()
         assert names(old) == ["f"]
         assert run(second, "ls /root/data")[1] == ""

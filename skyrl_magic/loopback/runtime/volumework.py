@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from skyrl_magic.loopback.pretend import Pretend
 from skyrl_magic.loopback.runtime.spec import Folder, KeeperSpec
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class VolumeWork:
         has_v1 = any(mount.is_v1 and not mount.read_only for mount in spec.volumes)
         self._lag_s = spec.commit_lag_s if has_v1 else math.inf
         self._background_error = ""
+        self._pretend = Pretend(Path(spec.state_root))
+        self._ending = threading.Event()
 
     def start(self) -> None:
         """Begin, after everything that must not wait for the imports."""
@@ -65,6 +68,7 @@ class VolumeWork:
     def finish(self) -> str:
         """Do what is left and commit for the last time; return the error, or an empty string."""
         last = Job(receiver=self)
+        self._ending.set()
         self._jobs.put(last)
         self._jobs.put(None)
         self._thread.join()
@@ -95,6 +99,8 @@ class VolumeWork:
             if job.reload_for:
                 error = _error_of(functools.partial(volumes.reload, job.reload_for))
             else:
+                if job.paths is not None:
+                    self._ending.wait(self._pretend.commit_delay_s())
                 error = _error_of(functools.partial(volumes.commit, job.paths))
             self._results.put((job.receiver, error))
             with contextlib.suppress(BlockingIOError):  # else the reader has enough to wake up for
