@@ -8,6 +8,8 @@ from functools import partial
 from bench.kernels import CellFailed
 from bench.rows import MS, Row, Series, at_most, interleaved, reference
 from bench.world import ROOT, World
+from skyrl_magic.loopback.documents import write_json
+from skyrl_magic.loopback.pretend import FILE_NAME
 
 _TEXT = "hello"
 OURS = f"%%skyrl_modal\necho {_TEXT}"
@@ -15,11 +17,14 @@ BASH = f"%%bash\necho {_TEXT}"
 RAW = f"print(raw.exec('bash', '-c', 'echo {_TEXT}').stdout.read(), end='')"
 #: A one-file edit may add so much, in seconds.
 _EDIT_S = 0.100
+#: What a commit takes on a slow service, in seconds, and how much more a cell may take there.
+_COMMIT_S = 1.0
+_SLOW_COMMIT_RATIO = 1.2
 
 
 def rows(world: World) -> list[Row]:
     """The rows of this module."""
-    return [*_warm(world), *_edited(world), *_concurrent(world)]
+    return [*_warm(world), *_slow_commit(world), *_edited(world), *_concurrent(world)]
 
 
 def _cell(world: World, code: str) -> float:
@@ -39,6 +44,27 @@ def _warm(world: World) -> list[Row]:
         reference("`%%bash` echo", bash),
         reference("raw exec echo", raw),
     ]
+
+
+def _slow_commit(world: World) -> list[Row]:
+    """The same cells where the server takes so long to commit the volume, and where it does not."""
+    kernel, pretend = world.kernel(), world.server.state_dir / FILE_NAME
+    python = "%%skyrl_python\nprint('hello')"
+    kernel.run(python)
+
+    def cell(code: str, *, slow: bool) -> float:
+        write_json(pretend, {"commits": {"delay_s": _COMMIT_S}} if slow else {})
+        return _cell(world, code)
+
+    found = []
+    for name, code in (("`echo`", OURS), ("Python", python)):
+        actions = {"fast": partial(cell, code, slow=False), "slow": partial(cell, code, slow=True)}
+        series = interleaved(world.rounds(20), actions, MS)
+        title = f"warm {name} cell with a `sync` of {_COMMIT_S:g} s ÷ with a fast one"
+        found.append(at_most(title, series["slow"], series["fast"], _SLOW_COMMIT_RATIO, f"≤ {_SLOW_COMMIT_RATIO:g} ×"))
+        found.append(reference(f"warm {name} cell with a fast commit", series["fast"]))
+    pretend.unlink()
+    return found
 
 
 def _edited(world: World) -> list[Row]:

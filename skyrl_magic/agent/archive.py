@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Set
 
 from skyrl_magic.agent import commits, procs
 from skyrl_magic.agent.config import Config
-from skyrl_magic.agent.run import ENDED, ENDING, Run
+from skyrl_magic.agent.run import ENDED, Run
 
 #: A pass begins so long after a run's end, in seconds, or after the last one's of a quick succession: not between them.
 AFTER_END_S = 0.5
@@ -93,7 +93,7 @@ class Archiver:
         self._prune_at = now + PRUNE_EVERY_S if prune else self._prune_at
         if not Path(self._config.volume_dir).is_dir():
             return False
-        self._covered = [run for run in self._fresh.values() if run.state in (ENDED, ENDING)]
+        self._covered = [run for run in self._fresh.values() if run.state == ENDED]
         self._done = done
         try:
             self._answer = os.memfd_create("archive", os.MFD_CLOEXEC)
@@ -211,9 +211,7 @@ class Archiver:
     def _entry(self, run: Run) -> Dict[str, Any]:
         entry = dataclasses.asdict(run.summary())
         del entry["seen"]  # of notebooks, and changes all the time
-        if run.state not in (ENDED, ENDING):
+        if run.state != ENDED:
             entry["duration_s"] = 0.0
-        elif run.state == ENDING:
-            entry.update(state=ENDED, duration_s=run.duration_s)
         packed = json.loads(self._packed.get(run.run_id, "null"))
         return {**entry, "reason": run.reason, "signal": run.signal, "packed": packed}

@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Type
 
+from skyrl_magic.agent.commits import failure_text
 from skyrl_magic.agent.run import ENDED, LAUNCHED, Run
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
@@ -56,6 +57,7 @@ class Client:
             protocol.Seen: self._seen,
             protocol.ListRuns: self._list,
             protocol.Configure: self._configure,
+            protocol.CommitVolume: self._commit,
             protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
             protocol.StopSession: self._stop,
             protocol.KernelRequest: lambda message: supervisor.kernel.ask(self, message),
@@ -124,6 +126,9 @@ class Client:
         )
         for warned in supervisor.limits.standing(time.monotonic()):
             self.push(protocol.Notice(warned.about, warned.text))
+        committer = supervisor.committer
+        if committer.standing:
+            self.push(protocol.Notice(committer.about, failure_text(committer.standing)))
 
     def _start_run(self, request: protocol.StartRun) -> None:
         supervisor = self._supervisor
@@ -208,6 +213,13 @@ class Client:
             self.push(protocol.Failed(request.request, "budget", str(error)))
             return
         self.push(protocol.Done(request.request))
+
+    def _commit(self, request: protocol.CommitVolume) -> None:
+        def answer(error: str) -> None:
+            failed = protocol.Failed(request.request, "commit", error)
+            self.push(failed if error else protocol.Done(request.request))
+
+        self._supervisor.committer.request(answer)
 
     def _stop(self, request: protocol.StopSession) -> None:
         self.push(protocol.Done(request.request))

@@ -1,10 +1,16 @@
-"""Commits of the volume, one at a time: by ``sync`` on its folder, or through the container's mailbox."""
+"""Commits of the volume, one at a time: by ``sync`` on its folder, or through the container's mailbox.
+
+No run's end waits for one. It is asked for shortly after, once for runs in a row; who needs what was written waits for
+:meth:`Committer.request`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
+import time
 from pathlib import Path
 from typing import Callable, List
 
@@ -13,9 +19,20 @@ from skyrl_magic.agent.mailbox import find_mailbox
 
 #: How often the volume is committed while something runs, in seconds.
 INTERVAL_S = 5.0
+#: A commit begins so long after a run's end: out of the way of the end itself, and of the next cell of a notebook that
+#: runs them all. So long after the first end at the latest. In seconds.
+AFTER_END_S = 0.02
+LATEST_S = 0.5
+#: A commit that has not ended for so long keeps the session no more from being idle: it may never end. In seconds.
+HANGS_S = 300.0
 _MAX_MESSAGE_BYTES = 4096
 
 Callback = Callable[[str], None]
+
+
+def failure_text(line: str) -> str:
+    """What everybody is told of a commit that failed; ``line`` is its own."""
+    return f"{line}; the next run's end commits again"
 
 
 class Committer:
@@ -24,26 +41,84 @@ class Committer:
     Args:
         volume_dir: the folder; where it does not exist there is nothing to commit.
         selector: where answers are awaited.
+        failed: hears of each commit that failed, in one line, and what stands for it: the same while nothing has ended
+            or was committed since.
+        on_demand: whether the volume can be committed at all: Modal does it by itself on one of version 1, in the
+            background and at the container's end, and there alone (FACTS of the service: docs/modal_limits.md).
     """
 
-    def __init__(self, volume_dir: Path, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        volume_dir: Path,
+        selector: selectors.BaseSelector,
+        failed: Callable[[str, str], None] = lambda _, __: None,
+        *,
+        on_demand: bool = True,
+    ) -> None:
         self._volume_dir = volume_dir
-        self._mailbox = find_mailbox(volume_dir, selector, self._finish)
+        self._on_demand = on_demand
+        self._failed = failed
+        self._mailbox = find_mailbox(volume_dir, selector, self._finish) if on_demand else None
         self._pid = 0
         self._stderr = -1
         self._served: List[Callback] = []
         self._waiting: List[Callback] = []
+        self._began_at = 0.0
+        self._due_at = self._latest_at = math.inf
+        self._epoch = 0
+        self.standing = ""
+        """Why the last commit failed; empty where it did not."""
 
     @property
     def busy(self) -> bool:
         """Whether a commit is under way."""
         return bool(self._served)
 
+    @property
+    def outstanding(self) -> bool:
+        """Whether something that a run has written is not committed yet, and will be."""
+        return self.busy or self._due_at < math.inf
+
+    def keeps(self, now: float) -> bool:
+        """Whether the session must not end for being idle: a commit is outstanding, and does not hang."""
+        return self.outstanding and now < self.hangs_at
+
+    @property
+    def hangs_at(self) -> float:
+        """When the commit under way counts as one that hangs, by the monotonic clock."""
+        return self._began_at + HANGS_S if self.busy else math.inf
+
+    @property
+    def next_at(self) -> float:
+        """When :meth:`turn` has something to do, by the monotonic clock."""
+        return math.inf if self.busy else self._due_at
+
+    @property
+    def about(self) -> str:
+        """What stands for the last failure in a notice: each is to be shown once."""
+        return f"commit {self._epoch}"
+
+    def soon(self, now: float) -> None:
+        """A run has ended: commit what it wrote, shortly."""
+        self._epoch += 1
+        if self._on_demand:
+            self._latest_at = min(self._latest_at, now + LATEST_S)
+            self._due_at = min(now + AFTER_END_S, self._latest_at)
+
+    def turn(self, now: float) -> None:
+        """Begin a commit that is due."""
+        if now >= self.next_at:
+            self.request(lambda _: None)
+
     def request(self, done: Callback) -> None:
-        """Commit what is written up to now; ``done`` gets an empty string or one line that says what failed."""
+        """Commit what is written up to now; ``done`` gets an empty string or one line that says what failed.
+
+        Where the volume cannot be committed on demand nothing is done, and that is no failure.
+        """
+        self._due_at = self._latest_at = math.inf
         if self.busy:
             self._waiting.append(done)
-        elif not self._volume_dir.is_dir():
+        elif not self._on_demand or not self._volume_dir.is_dir():
             done("")
         else:
             self._served = [done]
@@ -64,6 +139,7 @@ class Committer:
         return True
 
     def _start(self) -> None:
+        self._began_at = time.monotonic()
         if self._mailbox is None:
             self._run_sync()
             return
@@ -91,6 +167,10 @@ class Committer:
     def _finish(self, error: str) -> None:
         served, self._served = self._served, []
         line = f"the volume could not be committed: {error}" if error else ""
+        self._epoch += bool(self.standing and not line)
+        self.standing = line
+        if line:
+            self._failed(self.about, line)
         for done in served:
             done(line)
         if self._waiting and not self.busy:

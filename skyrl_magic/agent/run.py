@@ -16,10 +16,8 @@ from skyrl_magic.core import protocol
 WAITING = "waiting"
 RUNNING = "running"
 ENDED = "ended"
-#: Between these, and as good as running to the outside: its shim has it and bash is about to start; bash has ended and
-#: the volume is being committed.
+#: Between waiting and running, and as good as running to the outside: its shim has it and bash is about to start.
 LAUNCHED = "launched"
-ENDING = "ending"
 _NOTEBOOK_CHARS = 64
 _MAX_NOTEBOOKS = 16
 _NO_ENV: Dict[str, str] = {}
@@ -45,7 +43,6 @@ class Run:
     duration_s: float = 0.0
     exit_code: Optional[int] = None
     signal: int = 0
-    commit_error: str = ""
     journal_error: str = ""
     archive_error: str = ""
     """What of its log is not kept on the volume, and why; empty where all is."""
@@ -96,7 +93,7 @@ class Run:
 
     def summary(self) -> protocol.RunSummary:
         """What a list shows."""
-        state = RUNNING if self.state in (LAUNCHED, ENDING) else self.state
+        state = RUNNING if self.state == LAUNCHED else self.state
         duration = time.time() - self.started_at if state == RUNNING else self.duration_s
         out, err, outputs = journal.sizes(self.folder)
         kind = protocol.SHELL if self.cell is None else protocol.PYTHON
@@ -137,7 +134,6 @@ class Run:
             self.duration_s,
             out,
             err,
-            self.commit_error,
             self.reason,
             self.journal_error,
             self.cancelled,

@@ -15,7 +15,7 @@ from typing import Callable, List, Optional, Tuple
 
 from skyrl_magic.agent import paths, procs, reserve
 from skyrl_magic.agent.kernels import KernelHost
-from skyrl_magic.agent.run import ENDED, ENDING, LAUNCHED, RUNNING, WAITING, PythonCell, Run
+from skyrl_magic.agent.run import ENDED, LAUNCHED, RUNNING, WAITING, PythonCell, Run
 from skyrl_magic.agent.run_store import RunStore
 from skyrl_magic.agent.shim import ENDED as SHIM_ENDED
 from skyrl_magic.agent.shim import EXIT_NO_BASH, End, RunSpec
@@ -38,8 +38,7 @@ class RunTable:
     Args:
         selector: where the shims' sockets are awaited; the data of its keys is a callback that takes the event mask.
         state_dir: where the runs' folders lie.
-        changed: called when a run was started or is over and committed.
-        commit: asks for a commit of the volume; its argument is called with the error or an empty string.
+        changed: called when a run was started or is over.
         kernel: executes the Python cells.
     """
 
@@ -48,7 +47,6 @@ class RunTable:
         selector: selectors.BaseSelector,
         state_dir: Path,
         changed: Callable[[Run], None],
-        commit: Callable[[Callable[[str], None]], None],
         kernel: KernelHost,
     ) -> None:
         self._kernel = kernel
@@ -56,7 +54,6 @@ class RunTable:
         self._selector = selector
         self._state_dir = state_dir
         self._changed = changed
-        self._commit = commit
         self._runs = RunStore()
         self._spare: Optional[Spare] = None
         self._spares = itertools.count()
@@ -167,9 +164,8 @@ class RunTable:
     def end(self, reason: str) -> None:
         """SIGTERM to every run that goes on, because the session ends for ``reason``."""
         for run in self.active:
-            if run.state != ENDING:  # that one has ended by itself
-                run.reason = reason
-                self.send_signal(run, signal.SIGTERM)
+            run.reason = reason
+            self.send_signal(run, signal.SIGTERM)
 
     def started(self, run_id: str) -> None:
         """The kernel has a Python run's cell."""
@@ -270,21 +266,15 @@ class RunTable:
             self._over(run)
 
     def _over(self, run: Run) -> None:
-        """Commit, then tell: when a client hears of the end the volume has what the run wrote."""
-        run.state = ENDING
-
-        def committed(error: str) -> None:
-            run.state, run.commit_error = ENDED, error
-            self._runs.end(run)
-            self._changed(run)
-            with contextlib.suppress(OSError):
-                (run.folder / paths.NOTIFY_SOCKET).unlink()
-            if run.control is not None:
-                run.control.close()
-                run.control = None
-            run.shrink()
-
-        self._commit(committed)
+        run.state = ENDED
+        self._runs.end(run)
+        self._changed(run)
+        with contextlib.suppress(OSError):
+            (run.folder / paths.NOTIFY_SOCKET).unlink()
+        if run.control is not None:
+            run.control.close()
+            run.control = None
+        run.shrink()
 
 
 def _rehearse() -> None:

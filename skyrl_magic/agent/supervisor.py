@@ -7,6 +7,7 @@ to the journals and from there to ``attach``; the supervisor sees starts, ends a
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -34,11 +35,13 @@ from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 from skyrl_magic.core.protocol.durations import duration_text
 
-#: From SIGTERM to SIGKILL when the container ends, and how long its last commit and frames may take, in seconds.
+#: From SIGTERM to SIGKILL when the container ends, and how long its last archive pass and frames may take, in seconds.
 STOP_GRACE_S = 3.0
 FLUSH_S = 10.0
-#: What of that the last commit has for itself: the journals that are not on the volume by then are left.
-COMMIT_S = 5.0
+#: The archive pass has so much less: the journals that are not on the volume by then are left, in seconds.
+HURRY_S = 5.0
+#: How long the last commit may take, with the one under way before it and all of the above, in seconds.
+COMMIT_S = 24.0
 #: A container that is asked to end so shortly before its timeout has come to it, in seconds.
 TIMEOUT_SLACK_S = 60.0
 #: How long after a run's start or end the shim of the next one is forked, in seconds: out of that run's way, and before
@@ -74,11 +77,13 @@ class Supervisor:
         self.clients: List[Client] = []
         self.ray = ray
         self._selector = selectors.DefaultSelector()
-        self.committer = commits.Committer(Path(config.volume_dir), self._selector)
+        self.committer = commits.Committer(
+            Path(config.volume_dir), self._selector, self._commit_failed, on_demand=config.volume_version > 1
+        )
         self.kernel = KernelHost(
             self._selector, config.state, Path(config.checkout_dir), lambda: self.workdir, lambda: [*self.clients]
         )
-        self.runs = RunTable(self._selector, config.state, self._run_changed, self.committer.request, self.kernel)
+        self.runs = RunTable(self._selector, config.state, self._run_changed, self.kernel)
         self.idle = Idle(self._selector, config.idle_timeout_s, lambda: self.kernel.pid, time.monotonic)
         self._cgroup = Cgroup()
         self._oom_kills = self._cgroup.oom_kills()
@@ -166,6 +171,7 @@ class Supervisor:
             earlier=self._earlier.reason,
             earlier_s=self._earlier.ago_s,
             volume_version=self.config.volume_version,
+            uncommitted=self.committer.outstanding,
         )
 
     def gone(self, client: Client) -> None:
@@ -228,6 +234,7 @@ class Supervisor:
             self._next_shim = now + _SPARE_RETRY_S
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
+        self.committer.turn(now)
         self.archiver.turn(now)
         self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
@@ -242,7 +249,7 @@ class Supervisor:
             self.tell(warned.about, warned.text)
         self.idle.turn(needed=bool(self.runs.active) or self.kernel.busy or self.ray.state == STARTING)
         reason = self.limits.reason(now) or self._orphaned(now)
-        if not reason and self.idle.over:
+        if not reason and self.idle.over and not self.committer.keeps(now):
             reason = f"nothing ran for {duration_text(self.idle.timeout_s)} (--idle-timeout)"
         if reason:
             self.stop(reason)
@@ -265,11 +272,14 @@ class Supervisor:
             self.tell(f"memory {kills}", f"{protocol.OUT_OF_MEMORY}: the kernel killed a process of the session")
 
     def _next_deadline(self) -> float:
-        deadlines = [time.monotonic() + _LOOK_S, self.archiver.next_at]
+        deadlines = [time.monotonic() + _LOOK_S, self.archiver.next_at, self.committer.next_at]
         if self.runs.active:
             deadlines.append(self._next_commit)
         if not self._stopping:
-            deadlines += [self.idle.next_at, self.limits.next_at(time.monotonic())]
+            now = time.monotonic()
+            # The end of a commit wakes us.
+            idle_at = self.committer.hangs_at if self.committer.keeps(now) else self.idle.next_at
+            deadlines += [idle_at, self.limits.next_at(now)]
             if self.config.first_client_s and not self._had_client:
                 deadlines.append(self._began + self.config.first_client_s)
             if not self.runs.has_spare:
@@ -287,6 +297,9 @@ class Supervisor:
 
     def _commit(self) -> None:
         self.committer.request(lambda _: None)
+
+    def _commit_failed(self, about: str, line: str) -> None:
+        self.tell(about, commits.failure_text(line))
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -327,6 +340,7 @@ class Supervisor:
         for client in list(self.clients):
             client.run_changed(run)
         if run.state == ENDED:
+            self.committer.soon(now)
             reserve.keep(self.config.state)
 
     def _finish(self, wakeup: socket.socket) -> None:
@@ -337,15 +351,19 @@ class Supervisor:
         )
         for client in list(self.clients):
             client.finish()
-        deadline = time.monotonic() + FLUSH_S
-        hurry_at = deadline - COMMIT_S
-        while (self.clients or "error" not in committed) and time.monotonic() < deadline:
-            dispatch(self._selector, max(min(hurry_at, deadline) - time.monotonic(), 0.0))
+        now = time.monotonic()
+        hurry_at, flushed_at, commit_by = now + FLUSH_S - HURRY_S, now + FLUSH_S, now + COMMIT_S
+        while True:
+            now = time.monotonic()
+            ends_at = max(flushed_at if self.clients else now, now if committed else commit_by)
+            if now >= ends_at:
+                break
+            dispatch(self._selector, max(min(hurry_at, ends_at) - now, 0.0))
             if time.monotonic() >= hurry_at:
                 self.archiver.give_up()
-                hurry_at = deadline
-        if committed.get("error"):
-            log(committed["error"])
+                hurry_at = math.inf
+        if not committed:
+            log(f"the last commit of the volume did not end in {duration_text(COMMIT_S)}")
         kill_everything()
         with contextlib.suppress(OSError):
             (self.config.state / paths.SUPERVISOR_SOCKET).unlink()

@@ -16,7 +16,7 @@ from typing import Any
 from skyrl_magic.loopback.documents import read_json
 
 FILE_NAME = "pretend.json"
-#: How often a sandbox that waits looks whether its machine has come, in seconds.
+#: How often it is looked whether a machine has come, or a commit need not wait any more, in seconds.
 LOOK_S = 0.05
 
 
@@ -66,7 +66,7 @@ class Pretend:
         """
         machines = self._table("machines")
         names = (f"{gpu}:{count}", gpu) if gpu else ("none",)
-        found = next((machines[name] for name in (*names, "*") if name in machines), {})
+        found: dict[str, Any] = next((machines[name] for name in (*names, "*") if name in machines), {})
         return Machine(**found)
 
     def image(self, tag: str) -> PretendedImage:

@@ -42,7 +42,6 @@ class RunResult:
     run_id: str
     exit_code: int
     duration_s: float
-    commit_error: str = ""
     captured: dict[str, bytearray] = field(default_factory=dict)
     stopped: str = ""
     """The signal that the user's stop took, or empty."""
@@ -148,7 +147,6 @@ class RunService:
             watch.run_id,
             ended.exit_code,
             ended.duration_s,
-            ended.commit_error,
             follower.captured,
             follower.stopped_by or ended.cancelled,
             pressed_late=follower.pressed_late,

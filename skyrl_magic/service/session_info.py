@@ -24,6 +24,8 @@ SILENT = "not answering"
 #: The state of a session that waits for its machine.
 QUEUED = "queued"
 
+_COMMITS = ", its volume is being committed"
+
 T = TypeVar("T")
 
 
@@ -115,4 +117,4 @@ def _state(status: protocol.Status) -> str:
     runs = len(status.active_runs)
     if runs:
         return f"{runs} run{'s' * (runs > 1)}"
-    return status.busy_with or f"idle {duration_text(int(status.idle_s))}"
+    return status.busy_with or f"idle {duration_text(int(status.idle_s))}" + _COMMITS * status.uncommitted

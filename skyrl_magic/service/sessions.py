@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import AlreadyExists, NotFound, SessionConflict, SessionError, SessionLost
+from skyrl_magic.core.errors import (
+    AlreadyExists,
+    BackendUnavailable,
+    NotFound,
+    SessionConflict,
+    SessionError,
+    SessionLost,
+)
 from skyrl_magic.core.ports import Backend, Sandbox, Volume
 from skyrl_magic.core.session_tags import KIND
+from skyrl_magic.service.commits import commit_first
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.found import own_session, tags_in
 from skyrl_magic.service.opening import open_patiently, wait_for_machine
@@ -30,8 +39,8 @@ from skyrl_magic.service.session_request import (
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
 #: How long a session that was asked to stop may take before its container is ended under it, in seconds: its runs get
-#: 3 s, and its last commit 10 s (``agent.supervisor``).
-STOP_TIMEOUT_S = 15.0
+#: 3 s, and its last commit 24 s (``agent.supervisor``).
+STOP_TIMEOUT_S = 30.0
 
 
 T = TypeVar("T")
@@ -89,7 +98,9 @@ class SessionService:
                 session = self._join(backend, request, progress)
                 created = session is None
                 try:
-                    session = session or self._creation.create(backend, request, progress)
+                    if session is None:
+                        commit_first(self._writers(request), request.spec.volume, progress)
+                        session = self._creation.create(backend, request, progress)
                     open_patiently(session, progress, created=created)
                 except AlreadyExists:
                     continue
@@ -186,7 +197,14 @@ class SessionService:
             raise SessionError(f"sessions {name} run in several apps, {apps}: %config SkyRLMagic.app chooses one")
         return places[0]
 
-    def stop(self, backend: str, app: str, name: str, before_end: Callable[[Session], object] = lambda _: None) -> None:
+    def stop(
+        self,
+        backend: str,
+        app: str,
+        name: str,
+        before_end: Callable[[Session], object] = lambda _: None,
+        progress: Progress | None = None,
+    ) -> None:
         """Stop the session: its runs end, the volume is committed, the container is gone on return.
 
         Args:
@@ -194,6 +212,7 @@ class SessionService:
             app: see ``backend``.
             name: see ``backend``.
             before_end: gets the session, open, while everything is still there.
+            progress: shows what is waited for where that takes long.
 
         Raises:
             NotFound: the app has no session of this name.
@@ -213,12 +232,30 @@ class SessionService:
             session.open()
             before_end(session)
             session.channel.request(lambda n: protocol.StopSession(n, asker(backend)), protocol.Done, timeout_s=15.0)
-            session.channel.gone.wait(STOP_TIMEOUT_S)  # it ends by itself, with its last commit
+            self._await_end(session, progress)
         except SessionError:
             pass  # it does not answer, or has gone: the container is ended all the same
         session.close()
         self._forget(key)
         sandbox.terminate()
+
+    def _await_end(self, session: Session, progress: Progress | None) -> None:
+        """Wait until the container has ended by itself, with its last commit, or takes too long."""
+        if progress is None:
+            session.channel.gone.wait(STOP_TIMEOUT_S)
+            return
+        what = f"the last commit of volume {session.spec.volume}"
+        with contextlib.suppress(BackendUnavailable):
+            wait_for(what, lambda: session.channel.gone.wait(STOP_TIMEOUT_S), progress, STOP_TIMEOUT_S)
+
+    def _writers(self, request: SessionRequest) -> Sequence[Session]:
+        """The sessions of this process that have the request's volume."""
+        spec = request.spec
+        return [
+            session
+            for session in self._sessions.values()
+            if session.channel.alive and (session.spec.backend, session.spec.volume) == (spec.backend, spec.volume)
+        ]
 
     def reach(self, backend: str, progress: Progress) -> Backend:
         """Connect to the backend, where that was not done; what is waited for is shown. Raises BackendError."""

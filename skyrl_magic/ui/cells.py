@@ -12,7 +12,7 @@ from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, Unkno
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
-from skyrl_magic.core.spec import RunRequest, RunRules, SessionSpec
+from skyrl_magic.core.spec import RunRequest, RunRules
 from skyrl_magic.service.find_run import Found, last_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
 from skyrl_magic.service.logs import ENDED, all_runs, summary
@@ -39,7 +39,7 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.runs import RunsAsked, runs_table
-from skyrl_magic.ui.session_notes import note_large, note_runs, ready_line
+from skyrl_magic.ui.session_notes import note_large, note_runs, note_volume, ready_line
 from skyrl_magic.ui.tables import Table, checkout_text
 from skyrl_magic.ui.variables import Variables
 
@@ -303,7 +303,7 @@ class Cells:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:
             progress.end(line or None)
-        self._notes_of_backend(session.spec, resolved)
+        self._notes_of_backend(session, resolved)
         if created:
             self.notebook.once(_runs_of(session))  # it has none
             self._notes_of_new(session, lost or end_before(status, session.spec.backend))
@@ -337,7 +337,10 @@ class Cells:
         """The same as the end of a line; empty without any."""
         return f"; still running: {', '.join(self._others())} (%skyrl_stop NAME ends one)" if self._others() else ""
 
-    def _notes_of_backend(self, spec: SessionSpec, resolved: Resolved) -> None:
+    def _notes_of_backend(self, session: Session, resolved: Resolved) -> None:
+        spec = session.spec
+        if self.notebook.once(f"volume of {session.sandbox.id}"):
+            note_volume(session)
         if spec.backend == "local" and self.notebook.once("local"):
             no_account = self._services.auto_backend() == "local"
             reason = "no Modal account is set up (`modal setup`)" if no_account else "as asked"

@@ -116,8 +116,6 @@ def bring(variables: Variables, session: Session, outcome: Outcome, sink: CellSi
 
 
 def _note_end(result: RunResult, sink: CellSink) -> None:
-    if result.commit_error:
-        sink.note(f"{result.commit_error}; the next run's end commits again")
     if result.archive_error:
         sink.note(f"{result.archive_error}; while the container lives, %skyrl_logs {result.run_id} has all of it")
     if result.journal_error:

@@ -30,7 +30,7 @@ from skyrl_magic.ui.variables import Variables
 
 #: A session that turns out to have ended is started again once before a cell gives up.
 _START_TRIES = 2
-#: How long a run's end may take to be known here, in seconds: it is committed first.
+#: How long a run's end may take to be known here, in seconds.
 _MARGIN_S = 5.0
 T = TypeVar("T")
 GetSession = Callable[[], Session]

@@ -106,7 +106,11 @@ class Running:
             ended.extend(runs_that_go_on(session))
             _note_unkept(session)
 
-        self._sessions.stop(*place, look)
+        progress = CellProgress()
+        try:
+            self._sessions.stop(*place, look, progress)
+        finally:
+            progress.end(None)
         runs = ", ".join(f"{run.run_id} ({shortened(run.command, _COMMAND_CHARS)})" for run in ended)
         with_it = f", and with it run{'s' * (len(ended) > 1)} {runs}" if runs else ""
         note(f"session {place[2]} is stopped{with_it}")

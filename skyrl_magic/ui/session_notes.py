@@ -6,6 +6,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
+from skyrl_magic.service.commits import IN_BACKGROUND
 from skyrl_magic.service.logs import ENDED, all_runs
 from skyrl_magic.service.run_list import STOPPED, stands
 from skyrl_magic.service.run_names import ways_to
@@ -57,6 +58,13 @@ def shown_whole(run: protocol.RunSummary, shown: tuple[int, int, int]) -> bool:
     """Whether nothing of the run's output so far is left to be shown."""
     sizes = (run.stdout_bytes, run.stderr_bytes, run.outputs_bytes)
     return all(reached >= size for reached, size in zip(shown, sizes, strict=True))
+
+
+def note_volume(session: Session) -> None:
+    """Say when others see what the session writes, where its volume cannot be committed on demand."""
+    if session.status.volume_version <= IN_BACKGROUND:
+        name = session.spec.volume
+        note(f"volume {name} is version 1: Modal shows changes to others some seconds later, and at the session's end")
 
 
 def note_large(reader: CheckoutReader) -> None:

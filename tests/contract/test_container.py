@@ -9,7 +9,9 @@ import threading
 import time
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol import CommitVolume, Done
 from skyrl_magic.service.runs import new_run_id
+from tests.conftest import Pretended
 from tests.contract.conftest import Lab, Recorder
 
 
@@ -51,11 +53,20 @@ def test_ignored_files_are_not_there(lab: Lab) -> None:
     assert ran.result.exit_code == 0, ran.out
 
 
-def test_volume_at_both_paths_and_committed_at_the_runs_end(lab: Lab) -> None:
+def test_volume_at_both_paths_and_committed_after_the_runs_end(lab: Lab) -> None:
     name = f"probe-{new_run_id()}"
-    ran = lab.run(f"echo hello > /root/data/{name}; cat /home/ray/data/{name}")
-    assert (ran.out, ran.result.commit_error) == ("hello\n", "")
+    assert lab.run(f"echo hello > /root/data/{name}; cat /home/ray/data/{name}").out == "hello\n"
+    lab.session.channel.request(CommitVolume, Done)
     assert _committed(lab, name) == b"hello\n"
+
+
+def test_a_run_does_not_wait_for_a_slow_commit(lab: Lab, pretend: Pretended) -> None:
+    name = f"probe-{new_run_id()}"
+    pretend(commits={"delay_s": 3600})
+    assert lab.run(f"echo hello > /root/data/{name}").result.exit_code == 0
+    assert lab.run(f"cat /root/data/{name}").out == "hello\n"
+    if lab.session.status.volume_version > 1:
+        assert name not in [entry.path for entry in _volume(lab).listdir("/")]
 
 
 def test_volume_is_committed_while_a_run_goes_on(lab: Lab) -> None:

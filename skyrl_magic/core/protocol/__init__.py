@@ -95,6 +95,7 @@ from skyrl_magic.core.protocol.runs import (
 from skyrl_magic.core.protocol.session import (
     OUT_OF_MEMORY,
     SESSION_ENDS,
+    CommitVolume,
     Configure,
     Done,
     Failed,
@@ -136,6 +137,7 @@ __all__ = [
     "VERSION",
     "ApplyCheckout",
     "CheckoutState",
+    "CommitVolume",
     "Configure",
     "Done",
     "DropBlob",

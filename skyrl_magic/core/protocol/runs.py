@@ -111,12 +111,11 @@ class RunStarted(Message):
 @frame(72)
 @dataclasses.dataclass(frozen=True)
 class RunEnded(Message):
-    """The run is over, all its output was sent, and the volume is committed.
+    """The run is over and all its output was sent. What it wrote to the volume is committed shortly after.
 
-    ``exit_code`` is bash's (128 + n where a signal n ended it). ``commit_error`` is empty, or one line. ``reason`` says
-    why the session ended the run, and is empty for a run that ended by itself or by a client's signal.
-    ``journal_error`` says what of its output could not be kept, and why. ``cancelled`` is the name of the last signal
-    that :class:`EndRun` has sent, or empty.
+    ``exit_code`` is bash's (128 + n where a signal n ended it). ``reason`` says why the session ended the run, and is
+    empty for a run that ended by itself or by a client's signal. ``journal_error`` says what of its output could not be
+    kept, and why. ``cancelled`` is the name of the last signal that :class:`EndRun` has sent, or empty.
     """
 
     run_id: str = ""
@@ -126,7 +125,6 @@ class RunEnded(Message):
     duration_s: float = 0.0
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    commit_error: str = ""
     reason: str = ""
     journal_error: str = ""
     cancelled: str = ""

@@ -85,6 +85,18 @@ class Configure(Message):
     """When it ends, from its start. Sessions before 0.12 do not know this field: see :attr:`Status.timeout_s`."""
 
 
+@frame(27)
+@dataclasses.dataclass(frozen=True)
+class CommitVolume(Message):
+    """Commit what was written up to now, so that it can be read outside. Answered by :class:`Done` when that is done.
+
+    Else by :class:`Failed` with the code ``commit``. A volume of version 1 cannot be committed: there the answer comes
+    at once and means nothing (:attr:`Status.volume_version`).
+    """
+
+    request: int = 0
+
+
 @frame(13)
 @dataclasses.dataclass(frozen=True)
 class GetStatus(Message):
@@ -129,6 +141,8 @@ class Status(Message):
     """How long before this one's start; 0 where nobody knows."""
     volume_version: int = 2
     """Modal's version of the volume's file system; one of version 1 is committed in the background alone."""
+    uncommitted: bool = False
+    """Something that runs have written is being committed, or is about to be."""
 
 
 @frame(90)

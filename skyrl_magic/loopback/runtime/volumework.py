@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skyrl_magic.loopback.pretend import Pretend
+from skyrl_magic.loopback.pretend import LOOK_S, Pretend
 from skyrl_magic.loopback.runtime.spec import Folder, KeeperSpec
 
 if TYPE_CHECKING:
@@ -100,11 +100,17 @@ class VolumeWork:
                 error = _error_of(functools.partial(volumes.reload, job.reload_for))
             else:
                 if job.paths is not None:
-                    self._ending.wait(self._pretend.commit_delay_s())
+                    self._pretend_to_work()
                 error = _error_of(functools.partial(volumes.commit, job.paths))
             self._results.put((job.receiver, error))
             with contextlib.suppress(BlockingIOError):  # else the reader has enough to wake up for
                 os.write(self.wake_write, b"\0")
+
+    def _pretend_to_work(self) -> None:
+        """Take as long as it is told to, until the sandbox ends."""
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < self._pretend.commit_delay_s() and not self._ending.wait(LOOK_S):
+            pass
 
     def _note(self, error: str) -> None:
         """Write a background commit's error into the keeper's log: nobody asked for it, so nobody waits to hear it."""

@@ -164,31 +164,74 @@ def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession
 # --- commits ---
 
 
-def test_the_volume_is_committed_before_the_end_is_told(make_session: MakeSession, tmp_path: Path) -> None:
+def commit(channel: Attached) -> str:
+    """Have the volume committed; what went wrong, or an empty string."""
+    answer = channel.ask(protocol.CommitVolume(), protocol.Done, protocol.Failed)
+    return answer.message if isinstance(answer, protocol.Failed) else ""
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_a_run_ends_while_its_commit_goes_on(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
     # The copy is what a client would see on the volume from outside.
-    env = program(tmp_path / "bin", "sync", f'cp -r "$1"/. {tmp_path}/committed')
-    (tmp_path / "committed").mkdir()
+    committed = tmp_path / "committed"
+    env = program(
+        tmp_path / "bin",
+        "sync",
+        f'echo >>{tmp_path}/begun; read _ <{gate}; cp -r "$1"/. {committed}; echo >>{tmp_path}/n',
+    )
+    committed.mkdir()
     session = make_session(env=env)
     channel = session.attach()
-    assert channel.run(f"echo result >{session.volume}/file").commit_error == ""
-    assert (tmp_path / "committed" / "file").read_text() == "result\n"
+    channel.run(f"echo one >{session.volume}/file")
+    assert not (committed / "file").exists()
+    assert status_of(channel).uncommitted
+    # Those that end meanwhile share the next one, with who asks for it.
+    until(lambda: lines(tmp_path / "begun") == 1)
+    for number in range(2, 6):
+        channel.run(f"echo {number} >{session.volume}/file", f"run-{number}")
+    gate.say()
+    gate.say()
+    assert commit(channel) == ""
+    assert (committed / "file").read_text() == "5\n"
+    assert lines(tmp_path / "n") == 2
+    assert not status_of(channel).uncommitted
 
 
-def test_commits_are_never_two_at_once(make_session: MakeSession, tmp_path: Path) -> None:
-    script = f"mkdir {tmp_path}/lock || exit 1; sleep 0.1; rmdir {tmp_path}/lock; echo x >>{tmp_path}/count"
-    channel = make_session(env=program(tmp_path / "bin", "sync", script)).attach()
-    ids = [f"run-{number}" for number in range(10)]
+def test_runs_in_a_row_are_committed_once(make_session: MakeSession, tmp_path: Path) -> None:
+    channel = make_session(env=program(tmp_path / "bin", "sync", f"echo >>{tmp_path}/count")).attach()
+    ids = [f"run-{number}" for number in range(20)]
     for run_id in ids:
         channel.send(protocol.StartRun(0, run_id, payload=b"true"), protocol.WatchRun(run_id))
-    assert [channel.ended(run_id).commit_error for run_id in ids] == [""] * 10
-    # Those that ended meanwhile share the next one.
-    assert 1 < len((tmp_path / "count").read_text().split()) < 10
+    for run_id in ids:
+        channel.ended(run_id)
+    assert commit(channel) == ""
+    assert 1 <= lines(tmp_path / "count") < len(ids)
 
 
 def test_a_failed_commit_is_one_line(make_session: MakeSession, tmp_path: Path) -> None:
-    env = program(tmp_path / "bin", "sync", "printf 'sync: disk on fire\\nmore\\n' >&2; exit 1")
-    ended = make_session(env=env).attach().run("exit 3")
-    assert (ended.exit_code, ended.commit_error) == (3, "the volume could not be committed: sync: disk on fire")
+    env = program(
+        tmp_path / "bin", "sync", f"[ -e {tmp_path}/works ] && exit; printf 'disk on fire\\nmore\\n' >&2; exit 1"
+    )
+    session = make_session(env=env)
+    channel = session.attach()
+    assert channel.run("exit 3").exit_code == 3
+    text = "the volume could not be committed: disk on fire"
+    first = channel.wait_for(protocol.Notice)
+    assert first.text == f"{text}; the next run's end commits again"
+    assert commit(channel) == text
+    # Who comes later hears of it as well, and of each run's failure anew.
+    assert session.attach().wait_for(protocol.Notice).text == first.text
+    channel.run("true", "run-2")
+    channel.wait_for(protocol.Notice, lambda notice: notice.about != first.about)
+    (tmp_path / "works").touch()
+    channel.run("true", "run-3")
+    assert commit(channel) == ""
+    later = session.attach()
+    assert status_of(later).uncommitted is False
+    assert not [frame for frame in later.frames if isinstance(frame, protocol.Notice)]
 
 
 @pytest.mark.timeout(120)
@@ -197,6 +240,48 @@ def test_the_volume_is_committed_while_a_run_goes_on(make_session: MakeSession, 
     channel.start("sleep 600")
     until((tmp_path / "count").exists)
     assert status_of(channel).active_runs == ["run-1"]
+
+
+def test_a_session_is_not_idle_before_its_commit(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
+    env = program(tmp_path / "bin", "sync", f"touch {tmp_path}/begun; read _ <{gate}")
+    session = make_session(env=env, idle_timeout_s=0.5)
+    channel = session.attach()
+    channel.run("true")
+    until((tmp_path / "begun").exists)
+    until(lambda: status_of(channel).idle_s > 1.5)  # three times as long as it may be idle
+    assert session.process.poll() is None
+    for _ in range(3):  # its own, that of the log, the last one
+        gate.say()
+    assert session.wait() == 0
+
+
+def test_the_end_waits_for_a_slow_commit(make_session: MakeSession, tmp_path: Path) -> None:
+    committed = tmp_path / "committed"
+    env = program(tmp_path / "bin", "sync", f'sleep 6; cp -r "$1"/. {committed}')
+    committed.mkdir()
+    session = make_session(env=env)
+    channel = session.attach()
+    channel.run(f"echo one >{session.volume}/file")
+    until(lambda: status_of(channel).uncommitted)
+    channel.run(f"echo two >{session.volume}/file", "run-2")  # for the second commit, which ends after 12 s
+    channel.ask(protocol.StopSession(), protocol.Done)
+    assert session.wait() == 0
+    assert (committed / "file").read_text() == "two\n"
+
+
+def test_a_volume_of_version_1_is_never_synced(make_session: MakeSession, mailbox: Path, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "sync", f"touch {tmp_path}/synced") | {"SKYRL_COMMIT_MAILBOX": str(mailbox)}
+    session = make_session(env=env, volume_version=1)
+    channel = session.attach()
+    channel.run(f"echo one >{session.volume}/file")
+    status = status_of(channel)
+    assert (status.volume_version, status.uncommitted) == (1, False)
+    assert commit(channel) == ""
+    channel.ask(protocol.StopSession(), protocol.Done)
+    assert session.wait() == 0
+    assert not (tmp_path / "synced").exists()
+    assert list((tmp_path / "committed").iterdir()) == []
+    assert (session.volume / protocol.CATALOGS).is_dir()  # its log is there, and Modal commits
 
 
 @pytest.fixture
@@ -222,12 +307,15 @@ def test_a_mailbox_commits_without_sync(make_session: MakeSession, mailbox: Path
     env = program(tmp_path / "bin", "sync", "echo used; exit 1") | {"SKYRL_COMMIT_MAILBOX": str(mailbox)}
     session = make_session(env=env)
     channel = session.attach()
-    assert channel.run(f"echo one >{session.volume}/file").commit_error == ""
+    channel.run(f"echo one >{session.volume}/file")
+    assert commit(channel) == ""
     assert (tmp_path / "committed" / "file").read_text() == "one\n"
     (tmp_path / "fail").touch()
-    assert channel.run("true", "run-2").commit_error == "the volume could not be committed: disk on fire"
+    channel.run("true", "run-2")
+    notice = channel.wait_for(protocol.Notice)
+    assert notice.text == "the volume could not be committed: disk on fire; the next run's end commits again"
     (tmp_path / "fail").unlink()
-    assert channel.run(f"echo two >{session.volume}/file", "run-3").commit_error == ""
+    channel.run(f"echo two >{session.volume}/file", "run-3")
     channel.ask(protocol.StopSession(), protocol.Done)
     assert session.wait() == 0
     assert (tmp_path / "committed" / "file").read_text() == "two\n"
@@ -237,7 +325,8 @@ def test_a_mailbox_that_nobody_reads_is_left_alone(make_session: MakeSession, tm
     os.mkfifo(tmp_path / "requests")
     env = program(tmp_path / "bin", "sync", f"touch {tmp_path}/used")
     channel = make_session(env=env | {"SKYRL_COMMIT_MAILBOX": str(tmp_path / "requests")}).attach()
-    assert channel.run("true").commit_error == ""
+    channel.run("true")
+    assert commit(channel) == ""
     assert (tmp_path / "used").exists()
 
 

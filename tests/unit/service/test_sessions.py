@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import socket
 import threading
@@ -479,6 +480,48 @@ def test_stop_ends_runs_and_container(world: World) -> None:
     assert world.service.get("local", "app", session.name) is None
     with pytest.raises(NotFound, match="there is no session"):
         world.service.stop("local", "app", session.name)
+
+
+class Opener(Recorder):
+    """Lets commits happen when somebody is seen to wait for one."""
+
+    def __init__(self, gate: Path) -> None:
+        super().__init__()
+        self.gate = os.open(gate, os.O_RDWR)
+
+    def begin(self, phase: str, hint: str = "") -> None:
+        super().begin(phase, hint)
+        if phase.startswith("waiting"):
+            os.write(self.gate, b"\n" * 9)
+
+
+def test_a_new_session_sees_what_another_has_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The copy is what a container that starts now would see on the volume.
+    committed, gate, sync = (world.folder / name for name in ("committed", "gate", "sync"))
+    committed.mkdir()
+    os.mkfifo(gate)
+    sync.write_text(f'#!/bin/bash\nread _ <{gate}; cp -r "$1"/. {committed}\n')
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{world.folder}:{os.environ['PATH']}")
+    progress, seen = Opener(gate), []
+    first = world.start()
+    world.run(first, f"echo data >{sandbox_of(first).volume}/file")
+    assert not (committed / "file").exists()
+    world.backend.before = lambda _: seen.append((committed / "file").exists())
+    world.service.ensure(named(world.request(), "second"), progress)
+    assert progress.phases[0] == f"waiting for session {first.name} to commit volume data"
+    assert seen
+    assert all(seen)
+    os.close(progress.gate)
+
+
+def test_a_commit_that_cannot_be_had_is_said(world: World) -> None:
+    world.backend.volume_version = 1
+    first, progress = world.start(), Recorder()
+    world.service.ensure(named(world.request(), "second"), progress)
+    (note,) = progress.notes
+    assert note.startswith("volume data is version 1, which Modal commits some seconds after a change: what session")
+    assert f"session {first.name} has written last" in note
 
 
 def test_a_session_is_located_in_whichever_app_it_is(world: World, other: SessionService) -> None:
