@@ -576,4 +576,4 @@ def test_a_closed_service_leaves_its_sessions(world: World, other: SessionServic
 def test_the_supervisor_is_told_the_contract(world: World) -> None:
     command = sandbox_of(world.start()).request.command(MountedVolume(1))
     assert command[:-2] == [*contract.START_COMMAND, "supervise"]
-    assert json.loads(command[5])["volume_version"] == 1
+    assert json.loads(command[-1])["volume_version"] == 1
