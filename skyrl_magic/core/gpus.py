@@ -23,6 +23,13 @@ MAX_COUNTS: dict[str, int] = {
     "B200+": 8,
 }
 MAX_COUNT = max(MAX_COUNTS.values())
+#: Memory of those that can stand in for another, in GB (the vendors' data sheets); A100 is either of two.
+_MEMORY_GB = {
+    "T4": 16, "L4": 24, "A10": 24, "A100-40GB": 40, "L40S": 48, "A100-80GB": 80, "H100": 80, "RTX-PRO-6000": 96,
+    "H200": 141, "B200": 180,
+}  # fmt: skip
+#: How many of them are named.
+_MORE = 2
 _ALIASES = {"A10G": "A10"}
 #: What Modal has only under another name, and what that is.
 _ONLY_AS = {"B300": "B200+, which is a B200 or a B300, at the price of a B200"}
@@ -37,10 +44,18 @@ class Gpu:
 
     type: str
     count: int
+    others: tuple[Gpu, ...] = ()
+    """What does as well, in order, where this one is not to be had. A session that runs has the one that came."""
 
     def __str__(self) -> str:
         """As it is written after ``--gpu``."""
-        return self.type if self.count <= 1 else f"{self.type}:{self.count}"
+        own = self.type if self.count <= 1 else f"{self.type}:{self.count}"
+        return ",".join((own, *map(str, self.others)))
+
+    @property
+    def choices(self) -> tuple[Gpu, ...]:
+        """Each GPU that will do, the one that is wanted most first."""
+        return (Gpu(self.type, self.count), *self.others)
 
     @property
     def noun(self) -> str:
@@ -60,7 +75,32 @@ NO_GPU = Gpu(NONE, 0)
 
 
 def parse_gpu(text: str) -> Gpu:
-    """``L4``, ``A100:4``, ``none`` (names without regard to case). Raises OptionError with the nearest valid value."""
+    """``L4``, ``A100:4``, ``none``, or several in the order in which they are wanted: ``H100,A100-80GB``.
+
+    Names have no regard to case; one that is named again does not count.
+
+    Raises:
+        OptionError: with the nearest valid value.
+    """
+    first, *others = dict.fromkeys(_parse_one(part) for part in text.split(","))
+    return Gpu(first.type, first.count, tuple(others))
+
+
+def instead_of(gpu: Gpu) -> str:
+    """What could be asked for where this is not to be had, as options; no type is left out that is asked for."""
+    wanted = gpu.choices[-1]
+    larger = sorted((size, name) for name, size in _MEMORY_GB.items() if size >= _MEMORY_GB.get(wanted.type, 0))
+    asked = {choice.type for choice in gpu.choices}
+    more = [Gpu(name, min(wanted.count, MAX_COUNTS[name])) for _, name in larger if name not in asked][:_MORE]
+    ways = []
+    if wanted.count and more:
+        ways.append(f"others too (--gpu {Gpu(gpu.type, gpu.count, (*gpu.others, *more))})")
+    if wanted.count > 1:
+        ways.append(f"fewer (--gpu {Gpu(wanted.type, wanted.count // 2)})")
+    return ", ".join([*ways, "more patience (--wait 30m)", *(["--gpu none"] if wanted.count else [])])
+
+
+def _parse_one(text: str) -> Gpu:
     name, colon, count_text = text.strip().partition(":")
     if name.lower() == NONE and not colon:
         return NO_GPU

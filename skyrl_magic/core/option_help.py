@@ -41,6 +41,7 @@ def defaults() -> dict[str, str]:
         "--timeout": values.duration_text(spec.DEFAULT_TIMEOUT_S),
         "--backend": "auto: modal where an account is set up, else local",
         "--session": "the current one",
+        "--wait": f"{values.duration_text(spec.DEFAULT_WAIT_S)} where --gpu has several, else without end",
         "--idle-timeout": values.duration_text(spec.DEFAULT_IDLE_TIMEOUT_S),
         "--max-usd": "no bound",
         "--workdir": "the checkout's",

@@ -45,6 +45,7 @@ class Given:
     ray: bool | None = None
     backend: str | None = None
     session: str | None = None
+    wait_s: int | None = None
     idle_timeout_s: int | None = None
     max_usd: float | None = None
     usd_per_hour: float | None = None
@@ -101,7 +102,7 @@ def _backend(flag: str, text: str) -> str:
 
 _DURATION = "SECONDS|30m|4h"
 OPTIONS: tuple[Option, ...] = (
-    Option("--gpu", "gpu", SESSION, "GPU type and count, or none", "L4|A100:4|none", _gpu),
+    Option("--gpu", "gpu", SESSION, "GPU type and count, or none; or several, in order", "L4|A100:4,L40S|none", _gpu),
     Option("--cpu", "cpu", SESSION, "CPU cores", "CORES", values.cpu_cores),
     Option(
         "--memory",
@@ -121,6 +122,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
     Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
     Option("--timeout", "timeout_s", LIVE, "end it so long after its start", _DURATION, values.duration_s),
+    Option("--wait", "wait_s", LIVE, "wait so long for a GPU, then try the next", _DURATION, values.duration_s),
     Option("--idle-timeout", "idle_timeout_s", LIVE, "end it when idle for so long", _DURATION, values.duration_s),
     Option("--max-usd", "max_usd", LIVE, "end it when it has cost so much (docs/cost.md)", "USD", values.usd),
     Option("--usd-per-hour", "usd_per_hour", LIVE, "count with this price, not with Modal's", "USD", values.usd),
@@ -299,7 +301,7 @@ def option_line(given: Given) -> str:
 
 
 def _write(option: Option, value: Any) -> str:
-    if option.field in DURATIONS:
+    if option.field in DURATIONS or option.field == "wait_s":
         return values.duration_text(value)
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
@@ -329,6 +331,8 @@ def setting(name: str, value: object) -> tuple[str, Any]:
         if not isinstance(value, bool):
             raise OptionError(f"{name} = {value!r}: give true or false")
         return option.field, value if flag in _TRUTHS else (option.constant if value else None)
+    if option.field == "gpu" and isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
     if option.repeats:
         items = value if isinstance(value, (list, tuple)) else [value]
         return option.field, tuple(option.read(option.flag, str(item)) for item in items)

@@ -12,6 +12,10 @@ from skyrl_magic.core.gpus import Gpu, parse_gpu
 from skyrl_magic.core.protocol import SHELL
 
 DEFAULT_GPU = Gpu("L4", 1)
+#: How long one GPU is waited for, in seconds, where another would do.
+DEFAULT_WAIT_S = 120
+#: Of a name that Modal takes (64), what the GPUs may have.
+_NAME_CHARS = 57
 DEFAULT_TIMEOUT_S = 3600
 DEFAULT_IDLE_TIMEOUT_S = 600
 #: How long the backend lets a container live at most: Modal's longest.
@@ -72,8 +76,9 @@ class SessionSpec:
     def default_name(self, owner: str) -> str:
         """The name of the session when the user gives none: readable, and the same for the same spec."""
         # No other sign of a GPU's name may stand in a sandbox's.
-        gpu = str(self.gpu).lower().replace(":", "x").replace("!", "").replace("+", "plus")
-        return f"{gpu}-{self.key(owner)[:6]}"
+        gpu = "-or-".join(map(str, self.gpu.choices)).lower()
+        gpu = gpu.replace(":", "x").replace("!", "").replace("+", "plus")
+        return f"{gpu[:_NAME_CHARS]}-{self.key(owner)[:6]}"
 
     def options(self) -> str:
         """The spec as the options of a magic line, without those that have their default."""

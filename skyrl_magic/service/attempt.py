@@ -45,6 +45,8 @@ class Attempt:
         self.cancel = Cancel()
         self.is_queued = False
         """It was said that it waits for its machine."""
+        self.gave_up = False
+        """Who waited for it has given it up."""
         self._future: Future[Sandbox] = pool.submit(backend.create, wanted, self._hear, self.cancel)
         self._future.add_done_callback(lambda _: said.put(None))
 
@@ -67,13 +69,14 @@ class Attempt:
                 return self._future.result()
             tell()
 
-    def give_up(self) -> Sandbox | None:
+    def give_up(self) -> Sandbox:
         """Cancel the creation; the container where it has come in this very moment.
 
         Raises:
             SkyRLMagicError: the creation failed, in this moment. Cancelled: the server has confirmed that nothing is
                 left. TimeoutError: it has not; a container that comes later is ended all the same.
         """
+        self.gave_up = True
         self.cancel.set()
         # A phase is told before it is looked whether it was given up: what was not told by now does not begin.
         while not self._said.empty():
@@ -90,9 +93,7 @@ class Attempt:
     def stop(self) -> str:
         """Cancel the creation, or end the container that has come; what became of it, for the user."""
         try:
-            sandbox = self.give_up()
-            if sandbox is not None:
-                self._pool.submit(sandbox.terminate).result(CONFIRM_S)
+            self._pool.submit(self.give_up().terminate).result(CONFIRM_S)
         except (Cancelled, SkyRLMagicError):
             pass
         except (TimeoutError, concurrent.futures.TimeoutError):

@@ -57,6 +57,8 @@ def all_of(found: Sequence[Contradiction], session: str) -> str:
 
 
 def _satisfied(field: str, there: SessionSpec, wanted: SessionSpec) -> bool:
+    if field == "gpu":
+        return there.gpu in wanted.gpu.choices
     if field == "secrets":  # a session may well have more of them
         return set(wanted.secrets) <= set(there.secrets)
     return bool(getattr(there, field) == getattr(wanted, field))

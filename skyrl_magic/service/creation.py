@@ -7,14 +7,25 @@ import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 from skyrl_magic.core import contract
 from skyrl_magic.core.cancel import Cancel, Cancelled
-from skyrl_magic.core.errors import AlreadyExists, BackendError, CheckoutError, NoCapacity, RunStopped
+from skyrl_magic.core.errors import (
+    AlreadyExists,
+    BackendError,
+    BackendUnavailable,
+    CheckoutError,
+    NoCapacity,
+    RunStopped,
+)
+from skyrl_magic.core.gpus import instead_of
 from skyrl_magic.core.ports import Backend, MountedVolume, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.session_tags import session_tags, spec_json
+from skyrl_magic.core.spec import DEFAULT_WAIT_S, SessionSpec
 from skyrl_magic.service.attempt import Attempt, Said
 from skyrl_magic.service.checkout import Checkout, CheckoutReader, Scan
 from skyrl_magic.service.owners import owner
@@ -25,6 +36,8 @@ from skyrl_magic.service.sync import CheckoutSync, secrets_text
 
 #: How often an upload is tried whose files change under its hands.
 _TRIES = 5
+#: Modal's client itself gives a creation up that waited for 21 minutes; one that waited less was refused. In seconds.
+CLIENT_WAITS_S = 20 * 60.0
 #: A container to which nobody comes so soon after its start ends itself: who asked for it has died while it waited for
 #: its machine. A creation is answered within moments of the start. In seconds.
 FIRST_CLIENT_S = 120.0
@@ -62,7 +75,8 @@ class Creation:
         """
         name = request.place[2]
         if request.checkout is None:
-            return Session(name, request.spec, self._sandbox(backend, request, None, progress), None)
+            sandbox, spec = self._first_to_come(backend, request, None, progress)
+            return Session(name, spec, sandbox, None)
         sync = CheckoutSync(CheckoutReader(request.checkout))
         scan, moving = sync.reader.scan(), set[str]()
         for _ in range(_TRIES):
@@ -70,8 +84,8 @@ class Creation:
                 upload = _make_upload(request.checkout, scan, moving)
                 if request.spec.backend != LOCAL and (secrets := sync.new_secrets(upload.paths)):
                     progress.note(secrets_text(secrets))
-                sandbox = self._sandbox(backend, request, upload, progress)
-            except AlreadyExists:
+                sandbox, spec = self._first_to_come(backend, request, upload, progress)
+            except (AlreadyExists, NoCapacity):
                 raise
             except BackendError:
                 again = sync.reader.scan()
@@ -80,10 +94,38 @@ class Creation:
                     raise
                 scan, moving = again, moving | changed
             else:
-                return Session(name, request.spec, sandbox, sync)
+                return Session(name, spec, sandbox, sync)
         raise CheckoutError(f"{min(moving)} and others change all the time: list them in .skyrlignore")
 
-    def _sandbox(self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress) -> Sandbox:
+    def _first_to_come(
+        self, backend: Backend, request: SessionRequest, upload: Upload | None, progress: Progress
+    ) -> tuple[Sandbox, SessionSpec]:
+        """The container with the first GPU that is to be had, and its spec; an attempt before it is cancelled.
+
+        Raises:
+            NoCapacity: none of them is. As :meth:`create`.
+        """
+        choices = request.spec.gpu.choices
+        wait_s = request.wait_s or (DEFAULT_WAIT_S if len(choices) > 1 else None)
+        for gpu, following in zip(choices, (*choices[1:], None), strict=True):
+            one = replace(request, spec=replace(request.spec, gpu=gpu), name=request.place[2])
+            try:
+                return self._sandbox(backend, one, upload, progress, wait_s), one.spec
+            except NoCapacity as error:
+                if following is None:
+                    instead = instead_of(request.spec.gpu)
+                    raise NoCapacity(f"{error}; what could be asked for instead: {instead}") from None
+                progress.note(f"{error}: trying {following.noun}")
+        raise NoCapacity(str(request.spec.gpu))
+
+    def _sandbox(
+        self,
+        backend: Backend,
+        request: SessionRequest,
+        upload: Upload | None,
+        progress: Progress,
+        wait_s: int | None,
+    ) -> Sandbox:
         spec, name = request.spec, request.place[2]
         tags = session_tags(spec, name, owner(spec.backend).text, time.time())
         price = self._pricing.of(spec, request.usd_per_hour)
@@ -106,16 +148,26 @@ class Creation:
         attempt = Attempt(self._pool, backend, wanted, progress, said)
         self._under_way.add(attempt.cancel)
         try:
-            sandbox = attempt.follow(None)
+            sandbox = attempt.follow(wait_s) or attempt.give_up()
         except KeyboardInterrupt:
             was = f"waited for {spec.gpu.noun}" if attempt.is_queued else "was starting"
             raise RunStopped(f"stopped while session {name} {was}; {attempt.stop()}") from None
         except Cancelled:
-            raise RunStopped(f"the notebook was left while session {name} was starting") from None
+            if not attempt.gave_up:
+                raise RunStopped(f"the notebook was left while session {name} was starting") from None
+            raise NoCapacity(f"{spec.gpu.noun} was not free within {duration_text(wait_s or 0)}") from None
+        except NoCapacity:
+            left_s = None if wait_s is None else wait_s - int(attempt.waited_s)
+            if attempt.waited_s < CLIENT_WAITS_S or (left_s is not None and left_s <= 0):
+                raise
+            return self._sandbox(backend, request, upload, progress, left_s)
+        except TimeoutError:
+            raise BackendUnavailable(
+                f"{spec.gpu.noun} was not free, and whether its creation is cancelled is not confirmed: "
+                f"%skyrl_sessions shows whether session {name} starts all the same"
+            ) from None
         finally:
             self._under_way.discard(attempt.cancel)
-        if sandbox is None:
-            raise NoCapacity(name)
         return sandbox
 
 

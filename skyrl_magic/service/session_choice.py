@@ -98,9 +98,12 @@ def _stay(request: SessionRequest, fresh: SessionRequest, names: Mapping[str, st
         "idle_timeout_s": ("idle_timeout_s",),
         "timeout_s": ("timeout_s",),
         "hard_timeout_s": ("hard_timeout_s",),  # if it is started again
+        "wait_s": ("wait_s",),
         "max_usd": ("max_usd",),
         "usd_per_hour": ("usd_per_hour",),
         "keep": ("keep_runs_days", "keep_runs_gb"),
     }
     changed = {field: getattr(fresh, field) for field, said in limits.items() if not names.keys().isdisjoint(said)}
+    if "gpu" in names:  # if it is started again, any of them will do
+        changed["spec"] = replace(request.spec, gpu=fresh.spec.gpu)
     return replace(request, **changed)

@@ -31,6 +31,8 @@ class SessionRequest:
     """When its supervisor ends it, from its start."""
     hard_timeout_s: int = DEFAULT_HARD_TIMEOUT_S
     """When its backend does, whatever its supervisor is told later."""
+    wait_s: int | None = None
+    """How long each GPU is waited for; None for the default."""
     max_usd: float | None = None
     """The budget that ends it."""
     usd_per_hour: float | None = None
@@ -58,6 +60,7 @@ def request_of(resolved: Resolved) -> SessionRequest:
         resolved.idle_timeout_s,
         timeout_s=resolved.timeout_s,
         hard_timeout_s=resolved.hard_timeout_s,
+        wait_s=resolved.wait_s,
         max_usd=resolved.max_usd,
         usd_per_hour=resolved.usd_per_hour,
         keep=resolved.keep,

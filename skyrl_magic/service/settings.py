@@ -45,6 +45,8 @@ class Resolved:
     timeout_s: int = DEFAULT_TIMEOUT_S
     hard_timeout_s: int = DEFAULT_HARD_TIMEOUT_S
     """What the backend itself holds the container to; its supervisor keeps the other limits."""
+    wait_s: int | None = None
+    """How long each GPU is waited for; None for the default."""
     said: Given = field(default_factory=Given)
     """What was said in all places together; defaults are not in it."""
 
@@ -157,6 +159,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         config.session or project.session,
         timeout_s,
         hard_timeout_s,
+        given.wait_s,
         given,
     )
 

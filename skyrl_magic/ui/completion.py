@@ -117,10 +117,12 @@ def _values(option: Option, fragment: str, known: Known) -> Iterable[str]:
 
 
 def _gpus(fragment: str) -> Iterable[str]:
-    name, colon, _ = fragment.partition(":")
+    before, comma, last = fragment.rpartition(",")
+    name, colon, _ = last.partition(":")
     if not colon:
-        return (*gpus.MAX_COUNTS, gpus.NONE)
-    return [f"{name}:{count}" for count in range(1, gpus.MAX_COUNTS.get(name.upper(), 0) + 1)]
+        return [f"{before}{comma}{name}" for name in (*gpus.MAX_COUNTS, gpus.NONE)]
+    counts = range(1, gpus.MAX_COUNTS.get(name.upper(), 0) + 1)
+    return [f"{before}{comma}{name}:{count}" for count in counts]
 
 
 def _folders(fragment: str) -> Iterator[str]:

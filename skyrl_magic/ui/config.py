@@ -23,7 +23,7 @@ T = TypeVar("T")
 _NAMES = (
     "gpu", "cpu", "memory", "image", "volume", "repo", "app", "secret", "timeout", "ray", "backend", "session",
     "idle_timeout", "max_usd", "usd_per_hour", "keep_runs_days", "keep_runs_gb",
-    "keep_results", "hard_timeout",
+    "keep_results", "hard_timeout", "wait",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def _trait(text: str) -> Any:
 class Settings(Magics):
     """Defaults of this notebook's sessions; None leaves a value to the project file, the environment or the default."""
 
-    gpu = _trait("GPU type and count, as in A100:4, or none")
+    gpu = _trait("GPU type and count, as in A100:4, or none; several in order, as in H100,A100-80GB")
     cpu = _trait("CPU cores")
     memory = _trait("memory in MiB, or as in 32GiB")
     image = _trait("container image")
@@ -51,6 +51,7 @@ class Settings(Magics):
     usd_per_hour = _trait("what an hour of the container costs you, where your rate is another than Modal's")
     keep_runs_days = _trait("how many days the logs of runs stay on the volume (14), for sessions started from now on")
     keep_runs_gb = _trait("how many GB of runs' logs stay on the volume (2), for sessions started from now on")
+    wait = _trait("how long each GPU is waited for (2m where another one is named, else without end)")
     keep_results = _trait(
         "whether results that environment variables place (TensorBoard, MLflow, SwanLab) and SkyRL's logs of vLLM and "
         "workers go to the volume (True), for sessions started from now on"
@@ -176,5 +177,6 @@ def as_settings(given: Given) -> dict[str, object]:
         "keep_runs_gb": given.keep_runs_gb,
         "keep_results": given.keep_results,
         "hard_timeout": given.hard_timeout_s,
+        "wait": given.wait_s,
     }
     return {name: value for name, value in values.items() if value is not None}

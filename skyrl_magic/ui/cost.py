@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.gpus import Gpu
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.prices import Price, usd_text
 from skyrl_magic.core.protocol.durations import duration_text
@@ -20,11 +22,18 @@ _FREE = "the local backend costs nothing: --max-usd has nothing to bound here"
 
 def rows_of(request: SessionRequest, pricing: Pricing) -> Sequence[tuple[str, str]]:
     """What ``--dry-run`` says about cost; asks nobody."""
-    price = pricing.known(request.spec, request.usd_per_hour)
     free = request.spec.backend == LOCAL
     unknown = "nothing (the local backend)" if free else "not known: --usd-per-hour says it"
+
+    def text(gpu: Gpu) -> str:
+        price = pricing.known(replace(request.spec, gpu=gpu), request.usd_per_hour)
+        return unknown if price is None else price_text(price)
+
+    texts = {gpu: text(gpu) for gpu in request.spec.gpu.choices}
+    one = len(set(texts.values())) == 1
+    prices = next(iter(texts.values())) if one else "; ".join(f"{gpu} {text}" for gpu, text in texts.items())
     budget = "none" if request.max_usd is None else usd_text(request.max_usd)
-    return [("price", unknown if price is None else price_text(price)), ("budget", budget)]
+    return [("price", prices), ("budget", budget)]
 
 
 def price_text(price: Price) -> str:
@@ -41,7 +50,8 @@ def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
     """
     if request.max_usd is None:
         return ()
-    pricing.require(request.spec, request.usd_per_hour)
+    for gpu in request.spec.gpu.choices:
+        pricing.require(replace(request.spec, gpu=gpu), request.usd_per_hour)
     free = request.spec.backend == LOCAL and request.usd_per_hour is None
     return (_FREE,) if free else ()
 

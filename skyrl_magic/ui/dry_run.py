@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from skyrl_magic.core import contract
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol.durations import duration_text
+from skyrl_magic.core.spec import DEFAULT_WAIT_S
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.settings import Resolved
 
@@ -24,11 +25,13 @@ def dry_run_text(  # noqa: PLR0913, PLR0917  (all that was asked for)
 ) -> str:
     """The resolved spec and the run, a line each; ``cost`` are the lines about that."""
     spec = request.spec
+    wait_s = request.wait_s or (DEFAULT_WAIT_S if spec.gpu.others else None)
+    wait = "" if wait_s is None else duration_text(wait_s)
     checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
     rows = [
         ("session", request.place[2]),
         ("backend", spec.backend),
-        ("gpu", str(spec.gpu)),
+        ("gpu", " or ".join(map(str, spec.gpu.choices)) + (f", each within {wait}" if wait else "")),
         ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),
         ("memory", "default" if spec.memory_mib is None else f"{spec.memory_mib} MiB"),
         ("image", spec.image if spec.backend != "local" else f"this notebook's Python (on Modal {spec.image})"),

@@ -64,6 +64,7 @@ class Picker:
         self._outside = merge(project_settings(Path.cwd()), environment_settings())
         first = merge(magics.current_given(), self._outside)
         gpu, name = first.gpu or spec.DEFAULT_GPU, first.session or ""
+        self._first_gpu = gpu
         self.gpu = w.Dropdown(options=[*gpus.MAX_COUNTS, gpus.NONE], value=gpu.type, description="GPU", **_WIDE)
         self.count = w.BoundedIntText(max(1, gpu.count), min=1, max=gpus.MAX_COUNT, description="GPU count", **_WIDE)
         self.timeout = _durations("Timeout", _TIMEOUTS_S, first.timeout_s or spec.DEFAULT_TIMEOUT_S)
@@ -86,8 +87,9 @@ class Picker:
     def given(self) -> Given:
         """The values of the widgets. Raises OptionError where one is wrong."""
         session = self.session.value.strip()
+        gpu = NO_GPU if self.gpu.value == gpus.NONE else Gpu(self.gpu.value, self.count.value)
         return Given(
-            gpu=NO_GPU if self.gpu.value == gpus.NONE else Gpu(self.gpu.value, self.count.value),
+            gpu=self._first_gpu if gpu == self._first_gpu.choices[0] else gpu,  # with what may stand in for it
             volume=values.object_name("--volume", self.volume.value.strip()),
             timeout_s=self.timeout.value,
             idle_timeout_s=self.idle_timeout.value,

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import modal
@@ -14,6 +15,7 @@ import pytest
 
 from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NoCapacity, RunStopped, SessionError, SessionLost
+from skyrl_magic.core.gpus import parse_gpu
 from skyrl_magic.service import attempt
 from skyrl_magic.service.run_list import known_runs
 from skyrl_magic.service.runs import RunService, new_run_id
@@ -169,5 +171,43 @@ def test_a_refusal_is_no_capacity(
     make_service: Callable[[], SessionService], wanted: SessionRequest, pretend: Pretended
 ) -> None:
     pretend(machines={"T4": {"refuse": "this workspace has 10 GPUs in use"}})
-    with pytest.raises(NoCapacity, match="this workspace has 10 GPUs in use"):
+    instead = r"what could be asked for instead: others too \(--gpu T4,A10,L4\), more patience"
+    with pytest.raises(NoCapacity, match=f"this workspace has 10 GPUs in use; .*; {instead}"):
         make_service().ensure(wanted, Recorder())
+
+
+def _either(wanted: SessionRequest, *, wait_s: int | None = 1) -> SessionRequest:
+    """The same session, with any of three GPUs."""
+    return replace(wanted, spec=replace(wanted.spec, gpu=parse_gpu("H200,T4:2,T4")), wait_s=wait_s, name=None)
+
+
+def test_the_next_gpu_is_tried_and_the_session_is_found_again(
+    backend: ModalBackend, make_service: Callable[[], SessionService], wanted: SessionRequest, pretend: Pretended
+) -> None:
+    pretend(machines={"H200": NEVER, "T4:2": {"refuse": "no two T4 are left"}})
+    request, progress, service = _either(wanted), Recorder(), make_service()
+    session, created = service.ensure(request, progress)
+    try:
+        assert (created, str(session.spec.gpu)) == (True, "T4")
+        assert session.name.startswith("h200-or-t4x2-or-t4-")
+        assert progress.notes[0] == "an H200 was not free within 1s: trying 2 T4"
+        assert progress.notes[1].endswith("trying a T4")
+        assert "no two T4 are left" in progress.notes[1]
+        sandboxes = [sandbox for sandbox in backend.list({"session": session.name}) if sandbox.poll() is None]
+        assert len(sandboxes) == 1
+        for other in (service, make_service()):
+            again, created = other.ensure(request, Recorder())
+            assert (again.sandbox.id, created, str(again.spec.gpu)) == (session.sandbox.id, False, "T4")
+    finally:
+        service.stop(*request.place)
+
+
+def test_no_gpu_of_several_is_one_line(
+    backend: ModalBackend, make_service: Callable[[], SessionService], wanted: SessionRequest, pretend: Pretended
+) -> None:
+    pretend(machines={"*": NEVER})
+    request = _either(wanted)
+    says = r"a T4 was not free within 1s; what could be asked for instead: others too \(--gpu H200,T4:2,T4,A10,L4\)"
+    with pytest.raises(NoCapacity, match=says):
+        make_service().ensure(request, Recorder())
+    assert backend.find(*request.place[1:]) is None

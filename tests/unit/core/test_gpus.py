@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu, parse_gpu
+from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu, instead_of, parse_gpu
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,47 @@ from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu, parse_gpu
 )
 def test_parse(text: str, gpu: Gpu) -> None:
     assert parse_gpu(text) == gpu
+
+
+def test_several_are_one_with_others_that_do_as_well() -> None:
+    found = parse_gpu("H100, a100-80gb:2,h100,none")
+    assert found == Gpu("H100", 1, (Gpu("A100-80GB", 2), NO_GPU))
+    assert str(found) == "H100,A100-80GB:2,none"
+    assert found.choices == (Gpu("H100", 1), Gpu("A100-80GB", 2), NO_GPU)
+    assert parse_gpu(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["H100,", ",H100", "H100,,L4", "H100,L5O"])
+def test_each_of_several_is_checked(text: str) -> None:
+    with pytest.raises(OptionError, match="there is no GPU"):
+        parse_gpu(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [
+        ("L4", "others too (--gpu L4,A10,A100-40GB), more patience (--wait 30m), --gpu none"),
+        (
+            "A100-80GB:4",
+            (
+                "others too (--gpu A100-80GB:4,H100:4,RTX-PRO-6000:4), fewer (--gpu A100-80GB:2), "
+                "more patience (--wait 30m), --gpu none"
+            ),
+        ),
+        ("B200", "more patience (--wait 30m), --gpu none"),
+        ("H100,H200", "others too (--gpu H100,H200,B200), more patience (--wait 30m), --gpu none"),
+        ("none", "more patience (--wait 30m)"),
+    ],
+)
+def test_what_could_be_asked_for_instead(text: str, ways: str) -> None:
+    assert instead_of(parse_gpu(text)) == ways
+
+
+@pytest.mark.parametrize(
+    ("text", "noun"), [("L4", "an L4"), ("T4", "a T4"), ("A100:4", "4 A100"), ("none", "a machine")]
+)
+def test_as_one_speaks_of_it(text: str, noun: str) -> None:
+    assert parse_gpu(text).noun == noun
 
 
 @pytest.mark.parametrize(

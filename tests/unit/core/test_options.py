@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skyrl_magic.core.errors import OptionError
-from skyrl_magic.core.gpus import NO_GPU, Gpu
+from skyrl_magic.core.gpus import NO_GPU, Gpu, parse_gpu
 from skyrl_magic.core.option_help import EXAMPLES, defaults, help_text
 from skyrl_magic.core.options import (
     BY_FLAG,
@@ -41,6 +41,7 @@ VALID: dict[str, tuple[str, object]] = {
     "--ray": ("", True),
     "--backend": ("local", "local"),
     "--session": ("mine", "mine"),
+    "--wait": ("5m", 300),
     "--idle-timeout": ("90s", 90),
     "--max-usd": ("$2.50", 2.5),
     "--usd-per-hour": ("0.8", 0.8),
@@ -322,6 +323,8 @@ def test_a_comma_too_many_says_so(line: str) -> None:
         ("memory", 32768, ("memory_mib", 32768)),
         ("secret", ["a", "b"], ("secrets", ("a", "b"))),
         ("secret", "a", ("secrets", ("a",))),
+        ("gpu", ["H100", "L40S:2"], ("gpu", parse_gpu("H100,L40S:2"))),
+        ("wait", "5m", ("wait_s", 300)),
         ("ray", False, ("ray", False)),
         ("ray", True, ("ray", True)),
         ("no-ray", True, ("ray", False)),
@@ -394,7 +397,7 @@ def test_help_names_every_option() -> None:
 
 def test_help_has_defaults_and_an_example_of_each_group() -> None:
     text = " ".join(help_text("%%skyrl_modal", "Run the cell.").split())
-    assert "GPU type and count, or none (default: L4)" in text
+    assert "GPU type and count, or none; or several, in order (default: L4)" in text
     assert "(default: 256MiB)" in text
     assert set(defaults()) <= set(BY_FLAG)
     for scope in EXAMPLES:

@@ -34,6 +34,7 @@ ALL = Given(
     keep_results=True,
     keep_runs_gb=0.25,
     hard_timeout_s=7200,
+    wait_s=300,
 )
 
 
