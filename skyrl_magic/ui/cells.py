@@ -215,7 +215,7 @@ class Cells:
         if session is None:
             raise NotFound(f"session {name} has ended just now: %skyrl_sessions shows yours")
         before = self.notebook.current
-        self._notes_of_backend(session.spec, resolved)
+        self._notes_of_backend(session, resolved)
         self._make_current(session, Choice(request), resolved, config, folder)
         if before is None or before.place == place:
             note(f"now in session {session.name}{self._still_running()}")
