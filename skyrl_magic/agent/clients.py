@@ -124,6 +124,8 @@ class Client:
                 supervisor.config.spec,
             )
         )
+        for about, text in supervisor.standing.items():
+            self.push(protocol.Notice(about, text))
         for warned in supervisor.limits.standing(time.monotonic()):
             self.push(protocol.Notice(warned.about, warned.text))
         committer = supervisor.committer

@@ -8,15 +8,12 @@ threads, Ray's tasks and actors of drivers that are no run's (``ray job submit``
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import selectors
-import signal
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
-from skyrl_magic.agent import procs
 from skyrl_magic.agent.cpu_use import RAY, CpuUse, is_ray_work, title
+from skyrl_magic.agent.nvidia import NvidiaSmi
 
 #: How often that is looked for, in seconds, and the share of a short idle timeout.
 PROBE_S = 30.0
@@ -27,10 +24,6 @@ BUSY_CORES = 0.1
 #: A GPU below this utilisation does nothing. It is the share of the last second at most in which a kernel ran on it
 #: (nvidia-smi), so a model that is loaded and waits shows 0, and one that trains shows it in one of several looks.
 BUSY_GPU_PERCENT = 5
-#: ``nvidia-smi`` takes about a second, and hangs where the driver does. In seconds.
-NVIDIA_SMI_TIMEOUT_S = 10.0
-_NVIDIA_SMI = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
-_MAX_BYTES = 4096
 
 
 class Idle:
@@ -56,7 +49,7 @@ class Idle:
         self._kernel_pid = kernel_pid
         self._clock = clock
         self._cpu = CpuUse(clock)
-        self._gpu = GpuUse(selector, self._gpu_answered, clock)
+        self._gpu = NvidiaSmi(selector, "utilization.gpu", self._gpu_answered, clock)
         self._used_at = clock()
         self._probed_at: Optional[float] = None
         self._needed = False
@@ -125,7 +118,11 @@ class Idle:
                     return f"Ray runs {title(pid)[len(RAY) :]}"
         return ""
 
-    def _gpu_answered(self, percent: int) -> None:
+    def _gpu_answered(self, lines: List[str]) -> None:
+        percents = [int(line) for line in lines if line.strip().isdigit()]
+        if not percents:
+            return
+        percent = max(percents)
         self._found(f"GPU at {percent} %" if percent >= BUSY_GPU_PERCENT else "", "gpu")
 
     def _found(self, what: str, by: str) -> None:
@@ -135,81 +132,3 @@ class Idle:
             self.use()
         elif self.busy_with and self._busy_by == by:
             self.busy_with = ""
-
-
-class GpuUse:
-    """Asks ``nvidia-smi``, one at a time, and never waits for it.
-
-    Args:
-        selector: of the supervisor.
-        answered: hears the utilisation of the busiest GPU, in percent.
-        clock: monotonic time in seconds.
-    """
-
-    def __init__(
-        self, selector: selectors.BaseSelector, answered: Callable[[int], None], clock: Callable[[], float]
-    ) -> None:
-        self._selector = selector
-        self._answered = answered
-        self._clock = clock
-        self._pid = 0
-        self._output = -1
-        self._heard = b""
-        self._killed = False
-        self.kill_at = 0.0
-
-    @property
-    def asking(self) -> bool:
-        """Whether an answer is awaited; a child that cannot even be killed is not waited for."""
-        return self._output >= 0
-
-    def ask(self) -> None:
-        """Begin, unless there is no such program or the last one has not ended."""
-        if self._pid or procs.which(_NVIDIA_SMI[0]) is None:
-            return
-        self._output, write_end = os.pipe()
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, write_end, 1)]
-        actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
-        try:
-            self._pid = os.posix_spawnp(_NVIDIA_SMI[0], _NVIDIA_SMI, os.environ, file_actions=actions)
-        except OSError:
-            os.close(self._output)
-            self._output = -1
-            return
-        finally:
-            os.close(write_end)
-        self._heard, self.kill_at = b"", self._clock() + NVIDIA_SMI_TIMEOUT_S
-        os.set_blocking(self._output, False)
-        self._selector.register(self._output, selectors.EVENT_READ, lambda _: self._read())
-
-    def turn(self) -> None:
-        """Kill one that hangs."""
-        if self.asking and self._clock() >= self.kill_at:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-            self._close()
-
-    def reaped(self, pid: int) -> bool:
-        """Take the end of process ``pid`` if it is ours."""
-        if not pid or pid != self._pid:
-            return False
-        self._pid = 0
-        return True
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._output, _MAX_BYTES)
-        except BlockingIOError:
-            return
-        self._heard += data
-        if data and len(self._heard) < _MAX_BYTES:
-            return
-        self._close()
-        percents = [int(word) for word in self._heard.split() if word.isdigit()]
-        if percents:
-            self._answered(max(percents))
-
-    def _close(self) -> None:
-        self._selector.unregister(self._output)
-        os.close(self._output)
-        self._output = -1

@@ -28,6 +28,7 @@ from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
 from skyrl_magic.agent.kernels import KernelHost
 from skyrl_magic.agent.limits import Limits
+from skyrl_magic.agent.nvidia import NvidiaSmi, difference
 from skyrl_magic.agent.ray_start import STARTING, RayStart
 from skyrl_magic.agent.run import ENDED, RUNNING, Run
 from skyrl_magic.agent.runs import RunTable, kill_everything
@@ -85,6 +86,9 @@ class Supervisor:
         )
         self.runs = RunTable(self._selector, config.state, self._run_changed, self.kernel)
         self.idle = Idle(self._selector, config.idle_timeout_s, lambda: self.kernel.pid, time.monotonic)
+        self.standing: Dict[str, str] = {}
+        """What who comes later is told too, by what it is about."""
+        self._gpus = NvidiaSmi(self._selector, "name", self._gpus_seen, time.monotonic)
         self._cgroup = Cgroup()
         self._oom_kills = self._cgroup.oom_kills()
         self.archiver = Archiver(config, lambda: self.runs.all, self._commit)
@@ -111,6 +115,8 @@ class Supervisor:
         self.boot_seconds = time.monotonic() - self._began
         self.asked()
         log(f"session {self.config.session} is up after {self.boot_seconds:.2f} s")
+        if self.config.about.get("backend") == "modal" and self.config.about.get("gpu", "none") != "none":
+            self._gpus.ask()
         # What ended while the boot could not look is reaped now.
         self._reap()
         while not (self._stopping and not self.runs.active):
@@ -235,6 +241,7 @@ class Supervisor:
             with contextlib.suppress(OSError):  # no process is left: the run's own start will say so
                 self.runs.prepare()
         self.committer.turn(now)
+        self._gpus.turn()
         self.archiver.turn(now)
         self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
@@ -263,6 +270,13 @@ class Supervisor:
         if self._had_client or not patience_s or now < self._began + patience_s:
             return ""
         return f"nobody came within {duration_text(patience_s)} of its start: the notebook that asked for it has gone"
+
+    def _gpus_seen(self, names: List[str]) -> None:
+        """Say that other GPUs came than were asked for: Modal may give an H200 for an H100."""
+        said = difference(self.config.about.get("gpu", ""), names)
+        if said:
+            self.standing["gpu"] = said
+            self.tell("gpu", said)
 
     def _look_for_kills(self) -> None:
         """Say that the kernel has killed processes for want of memory: their own end says SIGKILL and nothing more."""
@@ -313,7 +327,7 @@ class Supervisor:
                 self._ray_settled()
             elif lost := self.ray.lost(pid, status):
                 self._ray_lost(lost)
-            elif not (self.kernel.reaped(pid) or self.idle.reaped(pid) or self.archiver.reaped(pid)):
+            elif not any(part.reaped(pid) for part in (self.kernel, self.idle, self._gpus, self.archiver)):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
     def _ray_lost(self, what: str) -> None:
