@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seconds_per_step", type=float, default=0.05)
     parser.add_argument("--ckpt_interval", type=int, default=20)
+    parser.add_argument("--log_interval", type=int, default=10)
     parser.add_argument("--resume_mode", choices=("latest", "null"), default="null")
     options = parser.parse_args()
     step, skill = load(options.ckpt_path) if options.resume_mode == "latest" else (0, 0.05)
@@ -54,8 +55,9 @@ def main() -> None:
         time.sleep(options.seconds_per_step)
         skill += (0.9 - skill) * 0.02
         reward = min(1.0, max(0.0, skill + rng.uniform(-0.03, 0.03)))
-        metrics = {"policy/loss": f"{1 - skill:.4f}", "reward/avg_raw_reward": f"{reward:.4f}"}
-        print(f"Step {step}: \n{metrics}", flush=True)
+        if step % options.log_interval == 0:
+            metrics = {"policy/loss": f"{1 - skill:.4f}", "reward/avg_raw_reward": f"{reward:.4f}"}
+            print(f"Step {step}: \n{metrics}", flush=True)
         if step % options.ckpt_interval == 0 or step == options.steps:
             save(options.ckpt_path, step, skill)
             print(f"saved global_step_{step}", flush=True)
