@@ -153,7 +153,7 @@ def _control(final: bytes, arguments: bytes, column: Optional[int]) -> Tuple[str
     first = arguments.split(b";")[0]
     number = int(first) if first.isdigit() else 0
     count = max(1, number)
-    if final in b"BEFJHf":
+    if final in b"BEFJHfsu":
         return "barrier", 0, None, 0
     if final == b"K":
         start = 0 if number == 2 else column if number == 0 else None  # noqa: PLR2004  (ECMA-48: the whole line)

@@ -30,6 +30,8 @@ _NEWLINES = "\n\x0b\x0c"
 _MOVES = "\r\b"
 _ALTERNATE_SCREENS = ("?47", "?1047", "?1049")
 _PLACES = "Hf"
+#: DECSC and DECRC, as the control sequences that do the same.
+_CURSOR = {"\x1b7": "s", "\x1b8": "u"}
 
 
 class Tokenizer:
@@ -91,7 +93,8 @@ class Tokenizer:
             self._in_string = True
             return None, position + 2
         other = (_CSI_BROKEN if opener == "[" else _ESCAPE).match(text, position)
-        return None, other.end() if other else position + 1
+        kind = _CURSOR.get(text[position : position + 2])
+        return (kind, "") if kind else None, other.end() if other else position + 1
 
     def _skip_string(self, text: str, position: int) -> int:
         end = _STRING_END.search(text, position)
@@ -117,8 +120,9 @@ def _is_full_screen(parameters: str, final: str) -> bool:
 
 _SWITCHES = {1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike"}
 _OFF = {22: ("bold", "dim"), 23: ("italic",), 24: ("underline",), 27: ("inverse",), 29: ("strike",)}
-_EXTENDED = {38: "foreground", 48: "background"}
-#: How many numbers follow 38 or 48: ``5;n`` or ``2;r;g;b``.
+#: 58 is an underline's colour, which no front end shows: its numbers are no attributes of the text.
+_EXTENDED = {38: "foreground", 48: "background", 58: ""}
+#: How many numbers follow 38, 48 or 58: ``5;n`` or ``2;r;g;b``.
 _COLOR_LENGTHS = {5: 2, 2: 4}
 _COLOR_VALUES = range(256)
 _FOREGROUNDS = {*range(30, 38), *range(90, 98)}
@@ -158,13 +162,19 @@ class Pen:
 
     def _extended(self, name: str, code: int, codes: list[int]) -> None:
         """A colour of 256 (``5;n``) or of 24 bits (``2;r;g;b``); ``codes`` loses what belongs to it."""
-        length = _COLOR_LENGTHS.get(codes[0] if codes else 0)
-        if length is None:
-            codes.clear()  # whatever this is, its numbers are no attributes
-            return
-        color, codes[:length] = codes[:length], []
-        if len(color) == length and max(color) in _COLOR_VALUES:
+        color = _take_color(codes)
+        if name and color and max(color) in _COLOR_VALUES:
             self._attributes[name] = ";".join(str(value) for value in (code, *color))
+
+
+def _take_color(codes: list[int]) -> list[int]:
+    """Remove a colour's numbers from the front of ``codes``; empty where they are none."""
+    length = _COLOR_LENGTHS.get(codes[0] if codes else 0)
+    if length is None:
+        codes.clear()  # whatever this is, its numbers are no attributes
+        return []
+    color, codes[:length] = codes[:length], []
+    return color if len(color) == length else []
 
 
 def _codes(parameters: str) -> list[int]:

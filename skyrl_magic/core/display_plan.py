@@ -9,6 +9,9 @@ would stay in a saved notebook, and a bar on stderr would be broken by every lin
 :data:`HOLD_S` for its rest and is shown as stream text then; where it is redrawn after that, one ``\r`` with the whole
 line follows, which JupyterLab and ``nbconvert --coalesce-streams`` apply.
 
+Finished lines that the cursor comes to again (a block of bars that moves up from below it) are shown anew in a live
+display; where they were sent as stream text, their first state stays above it, as no message can change that.
+
 After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams live in one display, the tail.
 """
 
@@ -115,6 +118,7 @@ class DisplayPlan:
             self.pass_clear_on(now_s)
         if not is_state(message):
             self._settle(now_s, final=True)
+            self._cut_off()
         given_up = self._queue.show(message, now_s)
         if given_up:
             if self._left_out_live is None:
@@ -200,6 +204,7 @@ class DisplayPlan:
         for channel in self._channels.values():
             channel.screen.break_off(self._stamp(now_s))
             channel.screen.take(channel.screen.row_index)
+            channel.screen.cut_off()
             channel.live, channel.due_s = None, None
         self._tail, self._tail_live = Tail(self._run_id), None
         self._left_out_live, self._left_out = None, 0
@@ -263,6 +268,11 @@ class DisplayPlan:
         screen = channel.screen
         if channel.live and self._stays_live(channel, channel.live, now_s):
             return []
+        if screen.reached:
+            self._queue.take_back(channel.name, "".join(row.shown for row in screen.reached))
+            screen.reached = []
+            if not self._tail_live:
+                return [(self._stamp(now_s), None)]
         decided: list[tuple[Stamp, Row | None]] = [(row.changed, row) for row in screen.take(screen.row_index)]
         row = screen.current
         if self._tail_live or not row.unsent_since:
@@ -301,6 +311,9 @@ class DisplayPlan:
         if text:
             self._queue.write(channel.name, text, now_s)
             self._use_head(text.removeprefix(shown_again), now_s)
+        if finished:
+            row.shown = row.text() + row.end
+            channel.screen.give_back(row)
 
     def _fold(self, noise: RayNoise, row: Row, now_s: float) -> bool:
         """Whether the line was Ray's own, and something shorter is shown for it."""
@@ -312,6 +325,7 @@ class DisplayPlan:
             self._tail.add(folded + row.end)
         elif folded is not None:
             self._note(folded, now_s)
+        self._cut_off()
         return True
 
     def _note(self, line: str, now_s: float) -> None:
@@ -330,8 +344,10 @@ class DisplayPlan:
     def _stays_live(self, channel: _Channel, live: Live, now_s: float) -> bool:
         """Update the display, or close it where what follows its lines does not belong into it."""
         screen = channel.screen
+        rose, screen.rose = screen.rose, False
         if screen.row_index > live.rows or (screen.row_index == live.rows and screen.current.width):
-            if not screen.moving or self._queue.last is not live:
+            grows = screen.moving or (rose and screen.row_index < LIVE_ROWS)
+            if not grows or self._queue.last is not live:
                 self._close(channel, live.rows, now_s)
                 return False
             if screen.row_index >= LIVE_ROWS:
@@ -347,6 +363,11 @@ class DisplayPlan:
         channel.live = self._new_live(channel.name)
         self._queue.open(channel.live, now_s)
         self._redraw(channel, channel.live, now_s)
+
+    def _cut_off(self) -> None:
+        """What was shown so far is drawn anew no more, wherever the cursor is moved."""
+        for channel in self._channels.values():
+            channel.screen.cut_off()
 
     def _new_live(self, stream: str) -> Live:
         self._number += 1
@@ -365,6 +386,7 @@ class DisplayPlan:
             return
         text = _joined(channel.screen.rows[:count])
         channel.screen.take(count)
+        channel.screen.cut_off()
         self._queue.change(live, text, now_s)
         self._queue.close(live)
         self._use_head(text, now_s)
@@ -375,6 +397,7 @@ class DisplayPlan:
         if self._tail_live:
             return
         self._tail_live = self._new_live("")
+        self._cut_off()
         for channel in self._channels.values():
             # A line that is still redrawn goes on in the tail; it must not stay above in an old state.
             self._close(channel, channel.screen.row_index, now_s)

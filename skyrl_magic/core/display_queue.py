@@ -132,6 +132,21 @@ class DisplayQueue:
             self._append(_Text(stream, deque([text])), now_s)
         self.last = stream
 
+    def take_back(self, stream: str, text: str) -> None:
+        """Remove ``text`` from the end of what waits, where all of it waits still: it is going to be shown anew."""
+        last = self._items[-1] if self._items else None
+        if not isinstance(last, _Text) or last.stream != stream:
+            return
+        kept = last.parts.copy()
+        while text and kept and text.endswith(kept[-1]):
+            text = text.removesuffix(kept.pop())
+        if text:
+            return
+        last.parts = kept
+        if not kept:
+            self._items.pop()
+            self._set_last()
+
     def open(self, live: Live, now_s: float) -> None:
         """Give ``live`` its place after all that was appended before."""
         self._append(live, now_s)
@@ -237,8 +252,11 @@ class DisplayQueue:
         else:
             del self._items[at]
         if self.last is live:
-            newest = self._items[-1] if self._items else self._sent_last
-            self.last = newest.stream if isinstance(newest, _Text) else None if isinstance(newest, _Message) else newest
+            self._set_last()
+
+    def _set_last(self) -> None:
+        newest = self._items[-1] if self._items else self._sent_last
+        self.last = newest.stream if isinstance(newest, _Text) else None if isinstance(newest, _Message) else newest
 
     def send(self, now_s: float, budget: DisplayBudget, *, final: bool = False) -> list[Action]:
         """The messages that may be sent now, spent from ``budget``; with ``final``, all that the kernel may send."""

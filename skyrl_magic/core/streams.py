@@ -5,14 +5,21 @@ A :class:`Screen` takes a run's stdout or stderr as bytes, in any chunking, and 
 takes the finished ones out (:meth:`Screen.take`), and they can be changed no more.
 
 Deviations from a real terminal, on purpose: a newline returns to column 0 (output comes from a pipe, without a
-terminal driver), the cursor does not rise above the rows that were taken, a place on the whole screen (``\x1b[5;1H``)
-begins a new row, a tab is one column, and a line is cut into rows after :data:`MAX_COLUMNS` columns, so that a line of
-gigabytes needs no memory; no newline is put in there.
+terminal driver), the cursor rises above the rows that were taken only to the newest :data:`REACH_ROWS` that were given
+back (:meth:`Screen.give_back`), a place on the whole screen (``\x1b[5;1H``) begins a new row, a tab and any other
+character are one column, and a line is cut into rows after :data:`MAX_COLUMNS` columns, so that a line of gigabytes
+needs no memory; no newline is put in there.
+
+Why not an emulator's package: those (pyte, say) keep a screen of fixed size and redraw it, and a run's output is lines
+without end, which leave the screen as soon as they are finished, with when they came, and of which any part may be
+missing.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +27,8 @@ from skyrl_magic.core.ansi import Pen, Tokenizer, render
 
 #: Width at which a line goes on in the next row.
 MAX_COLUMNS = 4096
+#: Rows above those that can change which the cursor can still reach: a block of bars is no larger.
+REACH_ROWS = 40
 
 Runs = list[tuple[str, str]]
 
@@ -63,6 +72,8 @@ class Row:
     padded: bool = False
     """Blanks were shown after the row's end, to cover what was there: it cannot be written on, only drawn anew."""
     unsent_since: Stamp | None = None
+    shown: str = ""
+    """The text, with its newline, as it was when it was shown as stream text and finished."""
 
     @property
     def end(self) -> str:
@@ -102,6 +113,12 @@ class Row:
         self.padded = self.stale and chars > len(self.text())
         self.sent, self.sent_chars, self.stale, self.unsent_since = self.width, chars, False, None
 
+    def forget_sent(self, stamp: Stamp) -> None:
+        """What was shown of the row is none of it any more: all of it is shown anew."""
+        self.sent = self.sent_chars = 0
+        self.stale = self.padded = False
+        self.unsent_since = stamp
+
     def _append(self, style: str, text: str) -> None:
         if self.runs and self.runs[-1][0] == style:
             self.runs[-1] = (style, self.runs[-1][1] + text)
@@ -124,7 +141,15 @@ class Screen:
         self._stamp = Stamp()
         self.rows = [Row(self._stamp, self._stamp)]
         self.row_index = 0
+        self.reached: list[Row] = []
+        """Rows that were taken and given back, and that the cursor came to again: they are among :attr:`rows`."""
+        self.rose = False
+        """The cursor was moved up to draw what is there anew. Who looks sets it back."""
+        self._drawn = False
+        self._above: deque[Row] = deque(maxlen=REACH_ROWS)
+        self._taken = 0
         self._column = 0
+        self._saved: tuple[int, int, Pen] | None = None
 
     @property
     def full_screen(self) -> bool:
@@ -173,9 +198,22 @@ class Screen:
         count = min(count, self.row_index)
         taken, self.rows[:count] = self.rows[:count], []
         self.row_index -= count
+        self._taken += count
         return taken
 
+    def give_back(self, row: Row) -> None:
+        """The row that was taken last is shown in its place: the cursor may come to it again."""
+        if row.wrapped or row.continued:
+            self._above.clear()
+        else:
+            self._above.append(row)
+
+    def cut_off(self) -> None:
+        """What stands above cannot be reached any more: something else is shown in between."""
+        self._above.clear()
+
     def _write(self, text: str) -> None:
+        self._drawn = True
         while text:
             room = MAX_COLUMNS - self._column
             if room <= 0:
@@ -188,6 +226,8 @@ class Screen:
     def _line_feed(self, *, wrap: bool = False) -> None:
         row = self.current
         row.changed = self._stamp
+        self.rose &= self._drawn  # what comes below lines that are left as they are is no part of a block
+        self._drawn = False
         self.row_index += 1
         self._column = 0
         if self.row_index == len(self.rows):
@@ -200,18 +240,38 @@ class Screen:
         if kind in _COLUMN_MOVES:
             self._move_to(_COLUMN_MOVES[kind](self._column, count))
         elif kind in _ROW_MOVES:
-            row_index = self.row_index + _ROW_MOVES[kind] * count
-            self.row_index = min(max(0, row_index), len(self.rows) - 1)
+            self._move_to_row(self.row_index + _ROW_MOVES[kind] * count)
             if kind in "EF":
                 self._move_to(0)
         elif kind in "Hf":
             self._begin_frame()
+        elif kind == "s":
+            self._saved = self._taken + self.row_index, self._column, copy.deepcopy(self._pen)
+        elif kind == "u" and self._saved:
+            row_number, column, pen = self._saved
+            self._pen = copy.deepcopy(pen)
+            self._move_to_row(row_number - self._taken)
+            self._move_to(column)
         elif kind == "K":
             self._erase_line(numbers[0])
         elif kind == "J" and numbers[0] == 0:
             self._erase_line(0)
             for row in self.rows[self.row_index + 1 :]:
                 row.erase(0, row.width, self._stamp)
+
+    def _move_to_row(self, row_index: int) -> None:
+        if row_index < self.row_index:
+            self.rose, self._drawn = True, False
+        if row_index < 0:
+            count = min(-row_index, len(self._above))
+            back = [self._above.pop() for _ in range(count)][::-1]
+            for row in back:
+                row.forget_sent(self._stamp)
+            self.rows[:0] = back
+            self.reached[:0] = back
+            self._taken -= count
+            row_index += count
+        self.row_index = min(max(0, row_index), len(self.rows) - 1)
 
     def _begin_frame(self) -> None:
         """A place on the whole screen: there is none here, so what is written there begins a line of its own."""
@@ -225,6 +285,7 @@ class Screen:
         self.current.returned = True
 
     def _erase_line(self, mode: int) -> None:
+        self._drawn = True
         row = self.current
         start = self._column if mode == 0 else 0
         end = self._column + 1 if mode == 1 else row.width

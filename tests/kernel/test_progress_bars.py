@@ -72,7 +72,7 @@ def test_a_bar_ends_in_place(kernel: Kernel, bar: str) -> None:
     kernel.run("import pathlib; pathlib.Path('bar.py').write_text(script)")
     cell = kernel.run("%skyrl_modal python3 bar.py")
     assert cell.status == "ok", cell.error
-    about_the_session = re.compile("session |local backend|image ")
+    about_the_session = re.compile("session |local backend|image |volume ")
     shown = [(kind, text) for kind, text in outputs_of(cell.messages) if not about_the_session.match(text)]
     assert sorted(shown) == sorted(expected)
 

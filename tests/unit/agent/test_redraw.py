@@ -12,7 +12,7 @@ from tests.unit.core.terminal_model import Terminal
 BLANK = (" ", "")
 #: What progress bars are made of, and what they are not.
 BITS = "ab|c|defg|é雪| |\n|\r|\b|\b\b\b|\x1b[K|\x1b[2K|\x1b[A|\x1b[2A|\x1b[31m|\x1b[0m|\x1b[32m|\x1b[C|\x1b[2D|\x1b[3G"
-PHRASES = "\x1b[?25l|\x00|\n\rbar\x1b[A|\r50%|\r\x1b[32mok\x1b[0m"
+PHRASES = "\x1b7|\x1b8|\x1b[s|\x1b[u|\x1b[?25l|\x00|\n\rbar\x1b[A|\r50%|\r\x1b[32mok\x1b[0m"
 TOKENS = st.sampled_from(f"{BITS}|{PHRASES}".split("|"))
 TEXTS = st.lists(TOKENS, max_size=12).map("".join)
 

@@ -9,7 +9,7 @@ from skyrl_magic.core.display_queue import Action, ShowText, StreamText, UpdateT
 
 _TOKENS = re.compile(
     r"\x1b\[(?P<params>[0-9;]*)(?P<final>[A-Za-z])|(?P<dropped>\x1b\][^\x07\n]*\x07|\x1b\[\?[0-9;]*[hl]|[\x00\x07])"
-    r"|(?P<char>.)",
+    r"|\x1b(?P<cursor>[78])|(?P<char>.)",
     re.DOTALL,
 )
 
@@ -21,8 +21,11 @@ class Terminal:
         self.lines: list[list[tuple[str, str]]] = [[]]
         self._row = self._column = 0
         self._color = ""
+        self._saved: tuple[int, int, str] | None = None
         for token in _TOKENS.finditer(text):
-            if token["final"]:
+            if token["cursor"]:
+                self._keep_cursor(save=token["cursor"] == "7")
+            elif token["final"]:
                 self._sequence(token["final"], token["params"])
             elif token["char"]:
                 self._character(token["char"])
@@ -46,11 +49,19 @@ class Terminal:
             line[self._column : self._column + 1] = [(char, self._color)]
             self._column += 1
 
+    def _keep_cursor(self, *, save: bool) -> None:
+        if save:
+            self._saved = self._row, self._column, self._color
+        elif self._saved:
+            self._row, self._column, self._color = self._saved
+
     def _sequence(self, final: str, params: str) -> None:
         number = int(params.split(";", maxsplit=1)[0] or 0)
         line = self.lines[self._row]
         if final == "m":
             self._color = "" if params in {"", "0"} else params
+        elif final in "su":
+            self._keep_cursor(save=final == "s")
         elif final == "A":
             self._row = max(0, self._row - max(1, number))
         elif final == "C":

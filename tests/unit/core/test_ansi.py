@@ -78,7 +78,8 @@ def test_no_control_character_gets_through(data: bytes) -> None:
         ("\x1b]0;a title\x07b", [("", "b")]),
         ("\x1b]8;;http://example.org\x1b\\link\x1b]8;;\x1b\\", [("", "link")]),
         ("\x1b[?1049hscreen\x1b[?1049l", [("", "screen")]),
-        ("\x1b(Bset\x1b7", [("", "set")]),
+        ("\x1b(Bset\x1b=", [("", "set")]),
+        ("\x1b7a\x1b8", [("s", ""), ("", "a"), ("u", "")]),
         ("\x1b[31mred\x1b[m", [("m", "31"), ("", "red"), ("m", "")]),
         ("\x1b[2Ka\r", [("K", "2"), ("", "a"), ("\r", "")]),
         ("\x1b]never closed\nnext", [("\n", ""), ("", "next")]),
@@ -144,6 +145,12 @@ def test_reset_forgets_an_open_sequence() -> None:
         (["31", "39"], ""),
         (["97;101", "49"], "97"),
         (["5;73"], ""),
+        (["58;5;1"], ""),
+        (["58;2;1;4;31"], ""),
+        (["31;58;5;1;4"], "31;4"),
+        (["58:2::1:4:31;1"], "1"),
+        (["58:5:1", "59"], ""),
+        (["58"], ""),
     ],
 )
 def test_pen(sequences: list[str], style: str) -> None:

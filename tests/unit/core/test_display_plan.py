@@ -175,6 +175,43 @@ def test_log_lines_through_a_bar_keep_their_order() -> None:
     assert len(outputs) <= 6
 
 
+def test_lines_that_are_drawn_anew_before_they_were_sent_are_shown_once() -> None:
+    run = Run()
+    run.print("first\n")
+    run.print("a 0\nb 0\n")
+    run.print("\x1b[2A\ra 1\nb 1\ndone\n")
+    assert run.end() == [(STDOUT, "first\na 1\nb 1\ndone\n")]
+
+
+def test_a_block_that_is_drawn_again_and_again_is_one_display_below_its_first_state() -> None:
+    run = Run()
+    run.print("a 0\nb 0\n")
+    for number in range(1, 30):
+        run.wait(0.3)
+        run.print(f"\x1b[2A\ra {number}\nb {number}\n")
+    run.wait(0.3)
+    run.print("done\n")
+    assert run.end() == [(STDOUT, "a 0\nb 0\n"), ("live", "a 29\nb 29"), (STDOUT, "done\n")]
+
+
+def test_lines_that_appear_above_a_block_belong_to_its_display() -> None:
+    run = Run()
+    run.print("a 0\nb 0")
+    for number in range(5):
+        run.wait(0.3)
+        run.print(f"\r\x1b[2K\x1b[1A\x1b[2Klog {number}\na {number}\nb {number}")
+    assert run.end()[1:] == [("live", "log 0\nlog 1\nlog 2\nlog 3\nlog 4\na 4\nb 4")]
+
+
+def test_the_cursor_does_not_come_to_lines_above_a_display() -> None:
+    run = Run()
+    run.print("a\n")
+    show(run, display("picture"))
+    run.print("b\n\x1b[2Ac\n")
+    run.end()
+    assert told(run) == ["a\n", "<picture>", "c\n"]
+
+
 def test_nested_bars_are_redrawn_together() -> None:
     run = Run()
     for outer in range(3):
