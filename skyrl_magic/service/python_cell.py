@@ -36,6 +36,8 @@ class PythonEnd:
     """Jupyter's ``error`` message, where it is the last thing that the cell shows; it was not shown yet."""
     failed: str = ""
     """The name of the error that the kernel replied with; empty where the cell ended well."""
+    count: int | None = None
+    """Its number in the session's kernel; None where that has not said it."""
     died: str = ""
     """Why the kernel ended under the cell; empty where it lives."""
 
@@ -130,6 +132,8 @@ class PythonCell:
             self._show_held()
         else:
             self.end.failed = str(content.get("ename") or "error")
+        count = content.get("execution_count")
+        self.end.count = count if isinstance(count, int) else None
         payload = content.get("payload")
         if isinstance(payload, list):
             self.end.payload = [item for item in payload if isinstance(item, dict)]

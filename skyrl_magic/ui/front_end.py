@@ -27,6 +27,12 @@ def ask(prompt: str, *, password: bool) -> str:
     return getpass.getpass(prompt) if password else input(prompt)
 
 
+def execution_count() -> int | None:
+    """The number beside the cell that runs; None outside of IPython."""
+    hook = getattr(get_ipython(), "displayhook", None)
+    return None if hook is None else int(hook.prompt_count)
+
+
 class KernelEnd:
     """Hears that this notebook's kernel is asked to end, also while a cell runs: ipykernel has a thread for that."""
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from skyrl_magic.core import protocol
+from skyrl_magic.core.cell_counts import CellCounts
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
 from skyrl_magic.service.find_run import Found
 from skyrl_magic.service.interrupts import Interrupts
 from skyrl_magic.service.logs import ENDED
+from skyrl_magic.service.python_cell import PythonEnd
 from skyrl_magic.service.results import lost_text
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
@@ -20,7 +22,7 @@ from skyrl_magic.service.watch import Watch, readable
 from skyrl_magic.ui.background import RunHandle
 from skyrl_magic.ui.cell_sink import CellSink
 from skyrl_magic.ui.display import note
-from skyrl_magic.ui.front_end import KernelEnd
+from skyrl_magic.ui.front_end import KernelEnd, execution_count
 from skyrl_magic.ui.local_notes import no_gpu_text
 from skyrl_magic.ui.notebook import Notebook, Services
 from skyrl_magic.ui.outcome import Outcome, bring, lost_with_run, outcome_of, stopped_late
@@ -48,6 +50,7 @@ class RunCells:
     def __init__(self, services: Services, notebook: Notebook, outputs: RemoteOutputs) -> None:
         self._runs, self._notebook, self._outputs = services.runs, notebook, outputs
         self._kernel_end = KernelEnd()
+        self._counts = CellCounts()
 
     def run(self, request: RunRequest, variables: Variables, get_session: GetSession) -> Outcome:
         """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
@@ -189,11 +192,21 @@ class RunCells:
         finally:
             if watch.seen is not None:
                 self._notebook.seen[run_id] = (watch.seen.stdout, watch.seen.stderr, watch.seen.outputs)
+        if result.python is not None:
+            self._number(session, request, result.python)
         outcome = outcome_of(request, result, sink)
         outcome.result = result
         if outcome.error is None and interrupts.take():  # while the last output was shown
             outcome.error = stopped_late(result)
         return outcome
+
+    def _number(self, session: Session, request: RunRequest, end: PythonEnd) -> None:
+        """A traceback has the numbers that this notebook shows beside its cells."""
+        here = execution_count()
+        if end.count is not None and here is not None and not request.attached:
+            self._counts.learn(session.name, end.count, here)
+        if end.error is not None:
+            end.error = self._counts.renumbered(session.name, end.error)
 
     def _seen(self, run: protocol.RunSummary, key: str) -> tuple[int, int, int]:
         """How far this notebook has shown a run: as this kernel knows it, else as the one before it told the agent."""

@@ -11,7 +11,7 @@ import pytest
 
 from skyrl_magic.loopback.daemon import ServerAddress
 from tests.contract.conftest import make_checkout
-from tests.kernel.conftest import Kernel, make_kernel
+from tests.kernel.conftest import Cell, Kernel, make_kernel
 
 
 def test_first_cell_tells_what_it_started(kernel: Kernel) -> None:
@@ -291,3 +291,15 @@ def test_a_python_cells_value_has_the_number_of_the_cell(kernel: Kernel) -> None
     }
     assert set(numbers) == {"execute_input", "execute_result"}
     assert numbers["execute_input"] == numbers["execute_result"]
+
+
+def test_a_traceback_has_the_numbers_of_this_notebooks_cells(kernel: Kernel) -> None:
+    def number(cell: Cell) -> int:
+        return int(next(m["content"]["execution_count"] for m in cell.messages if m["msg_type"] == "execute_input"))
+
+    kernel.run("above = 1")
+    defines = kernel.run("%%skyrl_python\ndef fails(): return 1 / 0")
+    calls = kernel.run("%%skyrl_python\nfails()")
+    (error,) = [m["content"] for m in calls.messages if m["msg_type"] == "error"]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error["traceback"]))
+    assert re.findall(r"^Cell In ?\[(\d+)\]", text, re.MULTILINE) == [str(number(calls)), str(number(defines))]
