@@ -57,7 +57,19 @@ def owner(backend: str) -> Owner:
     """
     if backend in _known:
         return _known[backend][1]
-    return Owner(_remembered(backend).get("owner") or user_at_host())
+    return Owner(_last(backend) or user_at_host())
+
+
+def is_known(backend: str) -> bool:
+    """Whether :func:`owner` knows who that is; else the backend was never met from here."""
+    return backend in _known or bool(_last(backend))
+
+
+def _last(backend: str) -> str:
+    """Who owned what was started on a backend the last time; empty where nobody knows."""
+    with contextlib.suppress(OSError):
+        return _remembered(backend).get("owner") or _read(_folder() / _ID)
+    return ""
 
 
 def meet(backend: Backend) -> None:

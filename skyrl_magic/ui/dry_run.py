@@ -11,6 +11,7 @@ from skyrl_magic.core import contract
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import DEFAULT_WAIT_S
+from skyrl_magic.service.owners import is_known
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.settings import Resolved
 
@@ -29,7 +30,7 @@ def dry_run_text(  # noqa: PLR0913, PLR0917  (all that was asked for)
     wait = "" if wait_s is None else duration_text(wait_s)
     checkout_workdir = resolved.checkout.workdir if resolved.checkout else contract.CHECKOUT_DIR
     rows = [
-        ("session", request.place[2]),
+        ("session", request.place[2] if request.name or is_known(spec.backend) else "gets its name when it starts"),
         ("backend", spec.backend),
         ("gpu", " or ".join(map(str, spec.gpu.choices)) + (f", each within {wait}" if wait else "")),
         ("cpu", "default" if spec.cpu is None else f"{spec.cpu:g} cores"),

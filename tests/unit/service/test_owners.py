@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skyrl_magic.service import owners
-from skyrl_magic.service.owners import Owner, asker, is_asker, meet, owner, take_problems, user_at_host
+from skyrl_magic.service.owners import Owner, asker, is_asker, is_known, meet, owner, take_problems, user_at_host
 from tests.unit.service.processes import ProcessBackend
 
 
@@ -45,9 +45,11 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_accounts_user_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     account = Account("ann (us-1)")
+    assert not is_known("modal")
     for _ in range(2):
         meet(account)
         meet(account)
+        assert is_known("modal")
         assert owner("modal") == Owner("ann (us-1)")
         forget(monkeypatch)
         assert owner("modal") == Owner("ann (us-1)")  # remembered, for who asks nobody
@@ -87,6 +89,7 @@ def test_without_a_word_of_the_account_an_id_is_kept(monkeypatch: pytest.MonkeyP
     assert [path.name for path in home.iterdir()] == ["owner"]
     monkeypatch.setattr(socket, "gethostname", lambda: "another-container")
     forget(monkeypatch)
+    assert owner("modal") == first
     meet(Account(None))
     assert owner("modal") == first
 
