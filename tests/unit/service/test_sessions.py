@@ -239,6 +239,23 @@ def test_a_session_is_found_under_another_hostname(
     assert [row.name for row in other.list("local")] == [session.name]
 
 
+def test_an_owner_that_cannot_be_kept_is_said_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    world.backend.whose = None
+    first, second = Recorder(), Recorder()
+    world.service.ensure(world.request(), first)
+    world.service.ensure(named(world.request(), "two"), second)
+    assert [note.split(" (")[0] for note in first.notes if "owns" in note] == [
+        f"who owns your sessions cannot be kept in {tmp_path}/home/.config/skyrl_magic"
+    ]
+    assert second.notes == []
+    assert "two" in {row.name for row in world.service.list("local")}
+
+
 def test_of_a_new_volume_the_nearest_name_is_said() -> None:
     assert new_volume_text("skyrl-dta", "skyrl-data") == (
         "volume skyrl-dta is new: did you mean skyrl-data? (--volume skyrl-data)"
