@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ _BASH_TIMEOUT_S = 5.0
 #: bash reads no further than it runs: what stands behind such a line may be anything.
 _LEAVES = re.compile(r"^\s*(exit|exec)\b", re.MULTILINE)
 _SCRIPT = re.compile(r"\s*(?=#!)")
-#: A magic in the first line that is neither empty nor a comment.
-_MAGIC = re.compile(r"(?:\s*(?:#.*)?\n)*\s*(?P<magic>%%?[A-Za-z_]\w*|![A-Za-z_]\S*)(?:\s|$)")
+#: A magic where a command should stand.
+_MAGIC = re.compile(r"(?P<magic>%%?[A-Za-z_]\w*|![A-Za-z_]\S*)(?:\s|$)")
 #: IPython's magics that do something around a cell: they work above ours.
 _AROUND = frozenset({"%%time", "%%timeit", "%%prun", "%%capture"})
 _SHELLS = frozenset({"%%bash", "%%sh", "%%script", "%%!", "%%system", "%%sx"})
@@ -67,7 +68,8 @@ def script_of(command: str) -> str:
 
 
 def _check_magic(command: str) -> None:
-    found = _MAGIC.match(command)
+    lines = (line.strip() for line in io.StringIO(command))
+    found = _MAGIC.match(next((line for line in lines if line and not line.startswith("#")), ""))
     if found is None:
         return
     magic = found["magic"]

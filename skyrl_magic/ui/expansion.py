@@ -12,7 +12,7 @@ from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.expand import expression_in
 
 #: A name in braces as other magics expand it; behind a dollar it is the shell's.
-_NAME = re.compile(r"(?<!\$)(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+_NAME = re.compile(r"\{([A-Za-z_]\w*)\}(?!\})")
 _CONVERSIONS: Mapping[str, Callable[[Any], str]] = {"!r": repr, "!s": str, "!a": ascii}
 
 
@@ -52,7 +52,10 @@ def names_in_braces(command: str, namespace: Mapping[str, Any], sent: Collection
         namespace: the variables.
         sent: those that travel with it anyway.
     """
-    for name in dict.fromkeys(_NAME.findall(command)):
+    found = (
+        match[1] for match in _NAME.finditer(command) if command[match.start() - 1 : match.start()] not in ("$", "{")
+    )
+    for name in dict.fromkeys(found):
         value = namespace.get(name)
         if not (name in sent or isinstance(value, bool) or not isinstance(value, (str, numbers.Real))):
             yield name

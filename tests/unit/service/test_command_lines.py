@@ -38,3 +38,13 @@ def test_a_cell_for_another_interpreter_has_its_own_quotes() -> None:
     assert names_interpreter(cell)
     assert script_of(cell) == "#!/usr/bin/env python3\nprint('it')  # it's\n"
     assert script_of("\n\nls # !") == "\n\nls # !"
+
+
+@pytest.mark.parametrize(
+    "cell", [" \n" * 500_000 + "ls", "# x\n" * 300_000 + "ls", " " * 1_000_000 + "ls", "\n" * 2_000_000]
+)
+def test_a_long_beginning_takes_no_time(cell: str) -> None:
+    """What is quadratic in this takes minutes, and the suite's own timeout ends that."""
+    assert not names_interpreter(cell)
+    if cell.strip():
+        check_command(cell)
