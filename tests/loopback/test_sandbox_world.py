@@ -185,6 +185,18 @@ def test_reload_is_refused_while_files_are_open(create: SandboxMaker, volume: mo
     sandbox.reload_volumes()
 
 
+def test_reload_is_refused_while_a_process_works_on_the_volume(create: SandboxMaker, volume: modal.Volume) -> None:
+    sandbox = create(volumes={"/root/data": volume})
+    process = sandbox.exec("bash", "-c", "echo there; read -r _", workdir="/root/data")
+    assert next(iter(process.stdout)) == "there\n"
+    with pytest.raises(ConflictError, match="/root/data"):
+        sandbox.reload_volumes()
+    process.stdin.write_eof()
+    process.stdin.drain()
+    process.wait()
+    sandbox.reload_volumes()
+
+
 def test_read_only_volume(create: SandboxMaker, volume: modal.Volume) -> None:
     sandbox = create(volumes={"/root/data": volume.with_mount_options(read_only=True)})
     assert run(sandbox, "touch /root/data/f")[0] != 0
