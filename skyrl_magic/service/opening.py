@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
+from concurrent.futures import Future, wait
 
 from skyrl_magic.core.errors import RunStopped, SessionError
-from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.session import TICK_S, Progress, Session
 
 #: A session that somebody else has asked for is looked at every so many ticks.
 _TICKS = 2
 
 
-def open_patiently(session: Session, progress: Progress, *, created: bool) -> None:
-    """Open a session, however long its container takes to come up: a first pull of its image takes minutes.
+def open_new(session: Session, progress: Progress) -> None:
+    """Open a session that was created just now, however long its container takes: a first pull of its image is long.
 
     Args:
         session: it has its machine.
-        progress: shows how long it takes.
-        created: it was created here: whoever stops now ends it.
+        progress: shows how long it takes, in the phase that has begun.
 
     Raises:
-        RunStopped: interrupted. As ``Session.open``.
+        RunStopped: interrupted; the container is ended. As ``Session.open``.
     """
+    opening: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            session.open()
+        except BaseException as error:  # noqa: BLE001  (the one who waits raises it)
+            opening.set_exception(error)
+        else:
+            opening.set_result(None)
+
+    threading.Thread(target=work, name="skyrl-open", daemon=True).start()
     try:
-        wait_for("its container", session.open, progress, math.inf)
+        while not wait([opening], TICK_S).done:
+            progress.tick()
+        opening.result()
     except KeyboardInterrupt:
-        if not created:
-            raise
         threading.Thread(target=session.sandbox.terminate, name="skyrl-end").start()
         session.close()
         text = f"stopped while session {session.name} was starting; its container is being ended"

@@ -23,7 +23,7 @@ from skyrl_magic.core.session_tags import KIND
 from skyrl_magic.service.commits import commit_first
 from skyrl_magic.service.creation import Creation
 from skyrl_magic.service.found import own_session, tags_in
-from skyrl_magic.service.opening import open_patiently, wait_for_machine
+from skyrl_magic.service.opening import open_new, wait_for_machine
 from skyrl_magic.service.owners import asker, meet, take_problems
 from skyrl_magic.service.patience import wait_for
 from skyrl_magic.service.pricing import Pricing
@@ -101,7 +101,9 @@ class SessionService:
                     if session is None:
                         commit_first(self._writers(request), request.spec.volume, progress)
                         session = self._creation.create(backend, request, progress)
-                    open_patiently(session, progress, created=created)
+                        open_new(session, progress)
+                    else:
+                        session.open()
                 except AlreadyExists:
                     continue
                 except SessionLost:
