@@ -6,6 +6,7 @@ it stopped; requests that were under way fail with :class:`ChannelBroken` and ca
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import secrets
@@ -25,6 +26,9 @@ from skyrl_magic.service.watch import Lost, Trouble, Watch, payload_bytes
 
 #: How often an action is begun before a connection that breaks each time is given up.
 TRIES = 3
+
+#: How long the end of a process waits for the agent to be told how far its runs were shown, in seconds.
+_FAREWELL_S = 1.0
 
 M = TypeVar("M", bound=protocol.Message)
 T = TypeVar("T")
@@ -66,6 +70,8 @@ class Channel:
         self._closed = threading.Event()
         self._connected = threading.Event()
         self._tries = 0  # to open it again, since the agent last answered
+        self._told = False
+        """The agent was told how far a run was shown, and may not have heard it yet."""
         self._health = Health(self, self._timing)
         self.welcome = protocol.Welcome()
 
@@ -85,6 +91,8 @@ class Channel:
             self.close()
             raise
         self._health.start()
+        # Modal's client registers its own end when it is imported, and what is registered later is called earlier.
+        atexit.register(self.close)
         return welcome
 
     def _greeting(self) -> protocol.Welcome:
@@ -99,6 +107,8 @@ class Channel:
 
     def close(self) -> None:
         """Leave; runs go on."""
+        atexit.unregister(self.close)
+        self._farewell()
         self._closed.set()
         self._health.leave()
         connection = self._connection
@@ -184,7 +194,9 @@ class Channel:
     def unwatch(self, watch: Watch) -> None:
         """Stop watching; the run goes on."""
         self._pending.drop_watch(watch)
-        if not watch.ended:  # in a thread: a cell must not wait for a server that takes nothing any more
+        # In a thread: a cell must not wait for a server that takes nothing any more. How far a run was shown is told at
+        # its end too, and not with the next ping: the kernel may be gone by then.
+        if not watch.ended or watch.seen is not None:
             threading.Thread(target=self._send_unwatch, args=(watch,), name="skyrl-unwatch", daemon=True).start()
 
     def leave(self, watch: Watch) -> None:
@@ -202,9 +214,32 @@ class Channel:
         return watch
 
     def _send_unwatch(self, watch: Watch) -> None:
-        seen = [] if watch.seen is None else [watch.seen]
-        with contextlib.suppress(SessionError):
-            self._write(*seen, protocol.UnwatchRun(watch.run_id))
+        self._tell_seen(*([] if watch.ended else [protocol.UnwatchRun(watch.run_id)]))
+
+    def _tell_seen(self, *messages: protocol.Message, patience_s: float = -1) -> None:
+        """Tell the agent how far cells have shown their runs, with what else is to be said."""
+        seen = self._pending.take_seen()
+        self._told = self._told or bool(seen)
+        try:
+            if seen or messages:
+                self._write(*seen, *messages, patience_s=patience_s)
+        except SessionError:
+            self._pending.keep_seen(seen)  # for the next connection
+
+    def _farewell(self) -> None:
+        """See that the agent knows how far runs were shown, as far as that is quick."""
+        if not self.alive or not self._connected.is_set() or not (self._told or self._pending.has_seen):
+            return
+
+        def tell() -> None:
+            self._tell_seen()
+            with contextlib.suppress(SessionError):  # its answer says that it has read what came before
+                self.request(protocol.GetStatus, protocol.Status, timeout_s=_FAREWELL_S)
+
+        thread = threading.Thread(target=tell, name="skyrl-farewell", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no thread any more
+            thread.start()
+            thread.join(_FAREWELL_S)
 
     # --- for its health ---------------------------------------------------------------------------------------------
 
@@ -215,8 +250,7 @@ class Channel:
 
     def ping(self, number: int) -> None:
         """Send a ping, unless another writer does not come to an end."""
-        with contextlib.suppress(SessionError):
-            self._write(*self._pending.take_seen(), protocol.Ping(number), patience_s=self._timing.ping_interval_s)
+        self._tell_seen(protocol.Ping(number), patience_s=self._timing.ping_interval_s)
 
     def drop(self) -> None:
         """Give the connection up: the reader sees its end and opens another one."""

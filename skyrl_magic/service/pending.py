@@ -95,6 +95,17 @@ class Pending:
             self._seen = {}
         return list(seen.values())
 
+    @property
+    def has_seen(self) -> bool:
+        """Whether :meth:`take_seen` has something."""
+        with self._lock:
+            return bool(self._seen) or any(watch.seen is not None for watch in self._watches.values())
+
+    def keep_seen(self, seen: Sequence[protocol.Seen]) -> None:
+        """Keep what the agent could not be told; what came meanwhile is newer."""
+        with self._lock:
+            self._seen = {one.run_id: one for one in seen} | self._seen
+
     def answer(self, number: int, message: protocol.Message) -> None:
         """Give a request its answer; where nobody waits for it any more it is left out."""
         with self._lock:
