@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
@@ -13,14 +12,12 @@ from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 
 Found = tuple[Session, protocol.RunSummary]
-#: Of a run: the greater, the nearer it is to what is meant.
-Rank = Callable[[protocol.RunSummary], tuple[bool, bool, float]]
 
 
 def last_run(
     sessions: SessionService, request: SessionRequest, notebook: str, *, going_on_first: bool = False
 ) -> Found:
-    """The last run of the owner's sessions that live, first of those of the same notebook, then of the same checkout.
+    """The last run of a notebook in the owner's sessions that live.
 
     A kernel that was restarted does not know in which sessions its notebook ran something.
 
@@ -31,14 +28,11 @@ def last_run(
         going_on_first: a run that goes on is meant before one that has ended.
 
     Raises:
-        UnknownRun: there is none. BackendError: one cannot ask.
+        UnknownRun: it has none there. BackendError: one cannot ask.
     """
 
-    def is_own(run: protocol.RunSummary) -> bool:
-        return run.notebook == notebook
-
-    def rank(run: protocol.RunSummary) -> tuple[bool, bool, float]:
-        return is_own(run), going_on_first and run.state != logs.ENDED, run.started_at
+    def rank(found: Found) -> tuple[bool, float]:
+        return going_on_first and found[1].state != logs.ENDED, found[1].started_at
 
     places = [place for backend in sessions.backends(request.spec.backend) for place in sessions.running(backend)]
     candidates: list[Found] = []
@@ -46,31 +40,15 @@ def last_run(
     for place in places:
         was_open = sessions.get(*place) is not None
         with contextlib.suppress(SessionError):
-            found = _run_of(sessions, request.at(place), rank)
-            if found is not None:
-                candidates.append(found)
-                opened += [] if was_open else [found[0]]
-    if not candidates:
-        raise UnknownRun("no session of yours that lives has a run: %skyrl_runs shows those that have ended too")
-    session, run = max(
-        candidates, key=lambda found: (is_own(found[1]), found[0].spec.repo == request.spec.repo, rank(found[1]))
-    )
-    for other in opened:
-        if other is not session:
-            sessions.leave(other)
-    return session, run
-
-
-def _run_of(sessions: SessionService, request: SessionRequest, rank: Rank) -> Found | None:
-    """The run of a session with the highest rank."""
-    was_open = sessions.get(*request.place) is not None
-    session = sessions.join(request)
-    if session is None:
-        return None
-    run = None
-    try:
-        run = max(logs.all_runs(session), key=rank, default=None)
-    finally:
-        if run is None and not was_open:
+            session = sessions.join(request.at(place))
+            if session is None:
+                continue
+            opened += [] if was_open else [session]
+            candidates += [(session, run) for run in logs.all_runs(session) if run.notebook == notebook]
+    found = max(candidates, key=rank, default=None)
+    for session in opened:
+        if found is None or session is not found[0]:
             sessions.leave(session)
-    return None if run is None else (session, run)
+    if found is None:
+        raise UnknownRun("this notebook has no run in a session that lives: %skyrl_runs --all lists all runs")
+    return found

@@ -105,16 +105,21 @@ def known_runs(sessions: SessionService, request: SessionRequest) -> KnownRuns:
 def find_log(sessions: SessionService, request: SessionRequest, text: str, notebook: str) -> RunLog:
     """The log of the run that ``text`` names (``service.run_names``): from its container where that lives.
 
-    ``notebook`` stands for the one that asks: ``-1`` is the last of its runs, where it has some.
+    ``notebook`` stands for the one that asks: ``-1`` is the last of its runs, and never another's.
 
     Raises:
         UnknownRun: there is none, or nothing of its log. SessionError, BackendError: one cannot ask.
     """
     known = known_runs(sessions, request)
     mine = [run for run in known.runs if run.mine or run.run_id == text]
+    own = [run for run in mine if run.summary.notebook == notebook]
+    if is_place(text) and not own:
+        going_on = [run.run_id for run in mine if run.state in (WAITING, RUNNING)]
+        beside = f", and of others {', '.join(going_on)} go on" if going_on else ""
+        problem = f"this notebook has started no run{beside}: %skyrl_runs --all lists all runs"
+        raise UnknownRun("; ".join([problem, *known.silent]))
     try:
-        own = [run for run in mine if run.summary.notebook == notebook]
-        run_id = resolve(text, [run.run_id for run in (own if own and is_place(text) else mine)])
+        run_id = resolve(text, [run.run_id for run in (own if is_place(text) else mine)])
     except UnknownRun as error:
         raise UnknownRun("; ".join([str(error), *known.silent])) from None
     return open_log(sessions, request, next(run for run in mine if run.run_id == run_id))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import html
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -218,7 +219,9 @@ class RunHandle:
         }
 
     def _title(self) -> str:
-        more = "" if self.done else f" · {ways_to(self.id)}"
+        # In a saved notebook this is what was so when it was shown.
+        as_of = time.strftime("as of %Y-%m-%d %H:%M:%S")
+        more = "" if self.done else f" · {as_of} · {ways_to(self.id)}"
         took = duration_text(self.background.duration_s)
         return f"run {self.id} in session {self.session_name}: {self.state} · {took}{more}"
 

@@ -32,7 +32,7 @@ from skyrl_magic.ui.find_logs import find_notebook_log
 from skyrl_magic.ui.front_end import can_ask
 from skyrl_magic.ui.local_notes import local_notes
 from skyrl_magic.ui.logs import show_logs
-from skyrl_magic.ui.notebook import Notebook, Services, notebook_key
+from skyrl_magic.ui.notebook import Notebook, Services
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.remote_outputs import RemoteOutputs
@@ -89,7 +89,7 @@ class Cells:
     ) -> Outcome:
         """Run a cell's command and show its output; the outcome has its error, which is not raised here."""
         variables = variables or Variables()
-        request = self._run_request(given, folder, command, variables)
+        request = self._run_request(given, command, variables)
         return self._run_cells.run(request, variables, lambda: self._session(given, config, folder)[0])
 
     def run_in_background(  # noqa: PLR0913, PLR0917  (as run, and where variables go)
@@ -102,15 +102,15 @@ class Cells:
         assign: Callable[[dict[str, object]], None],
     ) -> RunHandle:
         """Start a cell's command and return at once. Raises SkyRLMagicError where it does not start."""
-        request = replace(self._run_request(given, folder, command, variables), allow_stdin=False)
+        request = replace(self._run_request(given, command, variables), allow_stdin=False)
         return self._run_cells.background(request, variables, lambda: self._session(given, config, folder)[0], assign)
 
     def attach(self, run: str, config: Given, folder: Path, *, from_start: bool) -> Outcome:
         """Go on with a run in this cell. Raises UnknownRun, SessionError."""
         found = self._find_run(run, config, folder)
-        if found[1].notebook not in ("", notebook_key(folder)):
+        if found[1].notebook not in ("", self.notebook.key):
             note(f"run {found[1].run_id} is another notebook's: ■ stops it there too")
-        return self._run_cells.attach(found, self._rules(), notebook_key(folder), from_start=from_start)
+        return self._run_cells.attach(found, self._rules(), from_start=from_start)
 
     def cancel(self, runs: Sequence[str], session: str | None, config: Given, folder: Path) -> None:
         """End runs, with ``session`` all of one, or else the one that goes on. Raises UnknownRun, SessionError."""
@@ -126,7 +126,7 @@ class Cells:
     def _only_run(self, config: Given, folder: Path) -> list[str]:
         """The one run of this notebook's that goes on."""
         request, _ = self._reached(config, folder)
-        own, others = runs_that_go_on(self._services.sessions, request, notebook_key(folder))
+        own, others = runs_that_go_on(self._services.sessions, request, self.notebook.key)
         if len(own) == 1:
             return own
         if own:
@@ -134,7 +134,7 @@ class Cells:
         beside = f", and of other notebooks {', '.join(others)}" if others else ""
         raise UnknownRun(f"no run of this notebook goes on{beside}: %skyrl_runs lists them")
 
-    def _run_request(self, given: Given, folder: Path, command: str, variables: Variables) -> RunRequest:
+    def _run_request(self, given: Given, command: str, variables: Variables) -> RunRequest:
         return RunRequest(
             cell=command,
             env=(*(given.env or ()), *variables.env),
@@ -149,7 +149,7 @@ class Cells:
             uv=given.uv or "",
             allow_stdin=can_ask(),
             rules=self._rules(),
-            notebook=notebook_key(folder),
+            notebook=self.notebook.key,
         )
 
     def _find_run(self, text: str, config: Given, folder: Path) -> Found:
@@ -162,9 +162,9 @@ class Cells:
         request, _ = self._reached(config, folder)
         if not text:
             with contextlib.suppress(UnknownRun):
-                return last_run(self._services.sessions, request, notebook_key(folder), going_on_first=True)
+                return last_run(self._services.sessions, request, self.notebook.key, going_on_first=True)
             text = "-1"
-        return living(find_log(self._services.sessions, request, text, notebook_key(folder)))
+        return living(find_log(self._services.sessions, request, text, self.notebook.key))
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
         """What a cell without options asks for; its backend is connected to."""
@@ -216,7 +216,7 @@ class Cells:
             raise NotFound(f"session {name} has ended just now: %skyrl_sessions shows yours")
         before = self.notebook.current
         self._notes_of_backend(session, resolved)
-        self._make_current(session, Choice(request), resolved, config, folder)
+        self._make_current(session, Choice(request), resolved, config)
         if before is None or before.place == place:
             note(f"now in session {session.name}{self._still_running()}")
 
@@ -234,9 +234,7 @@ class Cells:
 
         def find(text: str) -> RunLog:
             sessions = self._services.sessions
-            return find_notebook_log(
-                text, self.notebook, notebook_key(folder), sessions, lambda: self._reached(config, folder)[0]
-            )
+            return find_notebook_log(text, self.notebook, sessions, lambda: self._reached(config, folder)[0])
 
         with readable():
             show_logs(line, find, evaluate)
@@ -245,7 +243,7 @@ class Cells:
         """The runs that are known."""
         request, resolved = self._reached(config, folder)
         known = known_runs(self._services.sessions, request)
-        return runs_table(known, asked, request.spec.volume, resolved.keep)
+        return runs_table(known, asked, self.notebook.key, request.spec.volume, resolved.keep)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -282,7 +280,7 @@ class Cells:
                 raise
             choice = Choice(choice.otherwise, conflict.why)
             session, line = self._ensured(choice.request, resolved, given, config)
-        self._make_current(session, choice, resolved, config, folder)
+        self._make_current(session, choice, resolved, config)
         return session, line
 
     def _ensured(self, request: SessionRequest, resolved: Resolved, given: Given, config: Given) -> tuple[Session, str]:
@@ -311,11 +309,11 @@ class Cells:
             set_live(session, request, given, config if config != self.notebook.config else None)
         return session, line
 
-    def _make_current(self, session: Session, choice: Choice, resolved: Resolved, config: Given, folder: Path) -> None:
+    def _make_current(self, session: Session, choice: Choice, resolved: Resolved, config: Given) -> None:
         """Make a session the current one, and say what is to be known of it here."""
         self._note_other_checkout(session, resolved.spec.repo)
         if self.notebook.once(_runs_of(session)):
-            note_runs(session, self.notebook, notebook_key(folder))
+            note_runs(session, self.notebook)
         for text in session.take_notices():
             note(text)
         session.on_kernel_message = lambda message: self._outputs.hear(session, message)

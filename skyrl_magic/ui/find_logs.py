@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from skyrl_magic.core.errors import NotFound, SessionLost, SessionUnreachable, UnknownRun
+from skyrl_magic.core.errors import SessionLost, SessionUnreachable, UnknownRun
 from skyrl_magic.service.archive import missing_line
 from skyrl_magic.service.find_run import last_run
 from skyrl_magic.service.logs import summary
@@ -22,14 +22,13 @@ from skyrl_magic.ui.tables import clock_text
 
 
 def find_notebook_log(
-    text: str, notebook: Notebook, key: str, sessions: SessionService, make_request: Callable[[], SessionRequest]
+    text: str, notebook: Notebook, sessions: SessionService, make_request: Callable[[], SessionRequest]
 ) -> RunLog:
     """The log that is meant, with a line that says so where it is not in a container of this notebook.
 
     Args:
         text: a run as ``service.run_names`` takes it; empty for the last run.
         notebook: knows in which session it ran what.
-        key: stands for it in its sessions.
         sessions: finds the others.
         make_request: what a cell without options asks for.
 
@@ -51,26 +50,16 @@ def find_notebook_log(
         backend, volume = session.spec.backend, session.spec.volume
         return _told(volume_log(sessions, backend, volume, run_id), backend, volume)
     request = make_request()
-    log = _last(sessions, request, key) if not run_id else find_log(sessions, request, run_id, key)
+    log = _last(sessions, request, notebook.key) if not run_id else find_log(sessions, request, run_id, notebook.key)
     return _told(log, request.spec.backend, request.spec.volume) if isinstance(log, VolumeLog) else log
 
 
 def _last(sessions: SessionService, request: SessionRequest, key: str) -> RunLog:
-    """The last run: this notebook's, else the owner's, first of those of the same checkout in a session that lives."""
+    """The last run of this notebook, in a session that lives or on the volume. Raises UnknownRun."""
     try:
-        session, run = last_run(sessions, request, key)
-    except UnknownRun as error:
-        try:
-            log = find_log(sessions, request, "-1", key)
-        except (UnknownRun, NotFound):
-            raise UnknownRun(
-                "there is no log yet: this notebook has run nothing, nor has a session of yours"
-            ) from error
-        note(f"this notebook has run nothing yet; run {log.run.run_id} was your last one")
-        return log
-    if run.notebook != key and (session.spec.backend, session.spec.app, session.name) != request.place:
-        note(f"this notebook has run nothing yet; run {run.run_id} of session {session.name} was your last one")
-    return LiveLog(session, run)
+        return LiveLog(*last_run(sessions, request, key))
+    except UnknownRun:
+        return find_log(sessions, request, "-1", key)
 
 
 def _told(log: VolumeLog, backend: str, volume: str) -> VolumeLog:

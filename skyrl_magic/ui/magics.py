@@ -282,7 +282,7 @@ class SkyRLMagic(Settings):
     @no_var_expand
     @line_magic
     def skyrl_runs(self, line: str) -> Any:
-        """A table of runs, newest first: ``%skyrl_runs [--session NAME] [--state STATE] [--since 2h]``."""
+        """A table of this notebook's runs, newest first: ``%skyrl_runs [--all] [--limit N] [--state STATE]``."""
         from skyrl_magic.ui.runs import USAGE, read_runs_line
 
         asked = read_runs_line(line, self._evaluate(line))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from skyrl_magic.core.options import Given
 from skyrl_magic.service.runs import RunService
@@ -14,6 +11,7 @@ from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_request import Place, SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.background import RunHandle
+from skyrl_magic.ui.this_notebook import notebook_key
 
 
 @dataclass
@@ -29,19 +27,12 @@ class Services:
         self.sessions.close()
 
 
-def notebook_key(folder: Path) -> str:
-    """What stands for this notebook in its sessions, also after a restart of its kernel; no path can be read from it.
-
-    Jupyter Server names the notebook in ``JPY_SESSION_NAME``; elsewhere the folder stands for it.
-    """
-    name = os.environ.get("JPY_SESSION_NAME") or str(folder)
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
 @dataclass
 class Notebook:
     """The state that lies between cells."""
 
+    key: str = field(default_factory=notebook_key)
+    """Stands for it in its sessions."""
     config: Given = field(default_factory=Given)
     """``%config`` as it was when the current session was chosen: a change counts as if the next cell named it."""
     used: dict[Place, SessionRequest] = field(default_factory=dict)

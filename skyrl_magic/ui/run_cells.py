@@ -99,18 +99,24 @@ class RunCells:
         self._notebook.background[run_id] = handle
         return handle
 
-    def attach(self, found: Found, rules: RunRules, key: str, *, from_start: bool) -> Outcome:
+    def attach(self, found: Found, rules: RunRules, *, from_start: bool) -> Outcome:
         """Go on with a run in this cell, where this notebook's output of it stopped."""
         session, run = found
         run_id, handle = run.run_id, self._notebook.background.get(run.run_id)
         request = RunRequest(cell="", kind=run.kind) if handle is None else handle.background.request
-        start = (0, 0, 0) if from_start or request.out or request.err else self._seen(run, key)
-        request = dataclasses.replace(request, start=start, rules=rules, notebook=key, attached=True)
+        start = (0, 0, 0) if from_start or request.out or request.err else self._seen(run)
+        request = dataclasses.replace(request, start=start, rules=rules, notebook=self._notebook.key, attached=True)
         if run_id not in self._notebook.runs:
             self._notebook.attached.add(run_id)
         self._notebook.runs[run_id] = session
         if run.state == ENDED and any(start) and shown_whole(run, start):
-            note(f"this notebook has shown all of run {run_id}: %skyrl_attach {run_id} --from start shows it again")
+            # The kernel has sent all of it, and cannot know which of that a page has: one that was closed lacks it.
+            start = (0, 0, 0)
+            note(f"run {run_id} is over and was shown in this notebook before: here it is from its start")
+        elif any(start):
+            rest = f"%skyrl_attach {run_id} --from start shows all of it"
+            note(f"run {run_id} from where this notebook had shown it; {rest}")
+        request = dataclasses.replace(request, start=start)
         followed = handle.background if handle is not None and not handle.done else None
         also = None if handle is None else handle.sink
         with Interrupts(self._kernel_end.wait) as interrupts:
@@ -208,9 +214,9 @@ class RunCells:
         if end.error is not None:
             end.error = self._counts.renumbered(session.name, end.error)
 
-    def _seen(self, run: protocol.RunSummary, key: str) -> tuple[int, int, int]:
+    def _seen(self, run: protocol.RunSummary) -> tuple[int, int, int]:
         """How far this notebook has shown a run: as this kernel knows it, else as the one before it told the agent."""
         known = self._notebook.seen.get(run.run_id)
         if known is not None:
             return known
-        return shown_by(run, key)
+        return shown_by(run, self._notebook.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +18,18 @@ from skyrl_magic.service.run_list import FAILED, LOST, STATES, STOPPED, KnownRun
 from skyrl_magic.ui.tables import Table, clock_text, shortened, size_text
 
 USAGE = """\
-usage: %skyrl_runs [--session NAME] [--state STATE] [--since WHEN] [--everyone]
+usage: %skyrl_runs [--all] [--limit N] [--session NAME] [--state STATE] [--since WHEN] [--everyone]
 
-The runs of your sessions that live, and those whose logs are on the volume, newest first; no container is started.
-STATE is one of waiting, running, ended, failed, stopped, lost; WHEN a time as in 2h or 3d, or a day as in 2025-11-25.
---everyone shows the runs of other owners on the volume too. %skyrl_logs RUN shows a run's output."""
+This notebook's runs, newest first: those of your sessions that live, and those whose logs are on the volume. No
+container is started. --all shows the runs of all your notebooks, terminals and scripts, --everyone those of other
+owners on the volume too; 20 are shown, or --limit N. STATE is one of waiting, running, ended, failed, stopped, lost;
+WHEN a time as in 2h or 3d, or a day as in 2025-11-25. %skyrl_logs RUN shows a run's output."""
 #: Of more rows than these, the older ones are counted.
-_MAX_ROWS = 200
+_MAX_ROWS = 20
 _COMMAND_CHARS = 60
+#: What gives way where a notebook is narrow, and what stands below what there.
+_WIDE = "command"
+_BELOW = {"kind": "session", "took": "started", "log": "output"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class RunsAsked:
     """Unix time."""
     everyone: bool
     help: bool
+    all: bool = False
+    """Of all notebooks, and not of this one alone."""
+    limit: int = _MAX_ROWS
 
 
 def _state(flag: str, text: str) -> str:
@@ -58,7 +66,15 @@ def _since(flag: str, text: str) -> float:
         raise OptionError(f"{flag} {text}: give a time as in 90m, 2h or 3d, or a day as in 2025-11-25") from None
 
 
+def _limit(flag: str, text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        raise OptionError(f"{flag} {text}: give how many runs are shown, as in {flag} 50")
+    return int(text)
+
+
 RUNS_OPTIONS = (
+    Option("--all", "all", RUN, "runs of all your notebooks"),
+    Option("--limit", "limit", RUN, "so many of them", "N", _limit),
     Option("--session", "session", RUN, "runs of this session", "NAME", values.object_name),
     Option("--state", "state", RUN, "runs in this state", "|".join(STATES), _state),
     Option("--since", "since", RUN, "runs that began after this", "WHEN", _since),
@@ -78,25 +94,35 @@ def read_runs_line(line: str, evaluate: Evaluate | None = None) -> RunsAsked:
         found.get("since"),
         everyone=bool(found.get("everyone")),
         help=bool(found.get("help")),
+        all=bool(found.get("all")),
+        limit=found.get("limit", _MAX_ROWS),
     )
 
 
-def runs_table(known: KnownRuns, asked: RunsAsked, volume: str, keep: KeepRuns) -> Table:
-    """The runs that were asked for, and what becomes of their logs."""
+def runs_table(known: KnownRuns, asked: RunsAsked, notebook: str, volume: str, keep: KeepRuns) -> Table:
+    """The runs that were asked for, and what becomes of their logs; ``notebook`` stands for the one that asks."""
     mine = [run for run in known.runs if asked.everyone or run.mine]
-    rows = [run for run in mine if _wanted(run, asked)]
+    wanted = [run for run in mine if _wanted(run, asked)]
+    rows = [run for run in wanted if asked.all or asked.everyone or run.summary.notebook == notebook]
     others = len(known.runs) - len(mine)
     kept = f"logs stay on volume {volume} for {keep.days:g} days, and {keep.gb:g} GB of them in all"
     caption = [f"{kept} (%config SkyRLMagic.keep_runs_days, keep_runs_gb); %skyrl_logs RUN shows one"]
-    if len(rows) > _MAX_ROWS:
-        caption.insert(0, f"and {len(rows) - _MAX_ROWS} older ones: --since, --session and --state choose")
+    if len(rows) > asked.limit:
+        caption.insert(0, f"and {_counted(len(rows) - asked.limit, 'older run')}: --limit N shows more")
+    if len(wanted) > len(rows):
+        caption.append(f"{_counted(len(wanted) - len(rows), 'run')} of your other notebooks: --all shows them too")
     if others:
-        caption.append(f"{others} runs of other owners are on the volume too: --everyone shows them")
+        caption.append(f"{_counted(others, 'run')} of other owners on the volume: --everyone shows them too")
     shared = asked.everyone and bool(others or any(not run.mine for run in rows))
     columns = ("run", "session", *(("owner",) if shared else ()), "kind", "state", "started", "took", "output")
-    cells = [_cells(run, shared=shared) for run in rows[:_MAX_ROWS]]
-    empty = "no runs are known" if not mine else "no runs are like that"
-    return Table((*columns, "command", "log"), cells, empty, [*(caption if cells else caption[1:]), *known.silent])
+    cells = [_cells(run, shared=shared) for run in rows[: asked.limit]]
+    empty = "this notebook has no runs" if wanted else "no runs are like that" if mine else "no runs are known"
+    lines = [*(caption if cells else caption[1:]), *known.silent]
+    return Table((*columns, _WIDE, "log"), cells, empty, lines, _WIDE, _BELOW)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count > 1)}"
 
 
 def _wanted(run: KnownRun, asked: RunsAsked) -> bool:

@@ -15,27 +15,33 @@ from skyrl_magic.ui.display import note
 from skyrl_magic.ui.notebook import Notebook
 from skyrl_magic.ui.tables import checkout_text, size_text
 
+#: So many runs that have ended meanwhile get a line each, the newest ones.
+_SAID_ONE_BY_ONE = 3
 
-def note_runs(session: Session, notebook: Notebook, key: str) -> None:
+
+def note_runs(session: Session, notebook: Notebook) -> None:
     """Say it of the runs that this kernel has not seen: of a kernel before it, or of another notebook.
 
     Args:
         session: where they are.
         notebook: this kernel's.
-        key: what stands for the notebook in its sessions.
 
     Raises:
         SessionError: the session cannot be asked.
     """
+    key = notebook.key
     new = [run for run in all_runs(session) if run.run_id not in notebook.runs]
     _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook == key], "of this notebook")
     _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook != key], "of another notebook")
-    for run in new:
-        if run.state == ENDED and run.notebook == key and not shown_whole(run, shown_by(run, key)):
-            word, detail = stands(run)
-            how = f"stopped by {detail}" if word == STOPPED else f"exit code {detail}"
-            rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
-            note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
+    ended = [run for run in new if run.state == ENDED and run.notebook == key]
+    ended = [run for run in ended if not shown_whole(run, shown_by(run, key))]
+    for run in ended[-_SAID_ONE_BY_ONE:]:
+        word, detail = stands(run)
+        how = f"stopped by {detail}" if word == STOPPED else f"exit code {detail}"
+        rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
+        note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
+    if len(ended) > _SAID_ONE_BY_ONE:
+        note(f"and {len(ended) - _SAID_ONE_BY_ONE} runs of this notebook before it: %skyrl_runs lists them")
 
 
 def _note_going_on(run_ids: list[str], whose: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 #: What lies in an element of these classes is no mathematics for Jupyter's front ends, whatever dollar signs it has.
@@ -22,12 +22,16 @@ class Table:
         rows: one text for each column.
         empty: what is shown when there are no rows.
         caption: lines below the table.
+        wide: the column that gives way where a page is narrow: its texts break anywhere.
+        below: a column and the one that it stands below in a page, which is narrower than a terminal.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     empty: str = "(none)"
     caption: Sequence[str] = ()
+    wide: str = ""
+    below: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Columns padded with spaces."""
@@ -47,12 +51,21 @@ class Table:
     def _html(self) -> str:
         if not self.rows:
             return f"<em>{html.escape(self.empty)}</em>"
-        head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in row) + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        head = self._html_row("th", self.columns)
+        body = "".join(self._html_row("td", row) for row in self.rows)
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+    def _html_row(self, tag: str, row: Sequence[str]) -> str:
+        texts = dict(zip(self.columns, map(html.escape, row), strict=True))
+        under = {upper: lower for lower, upper in self.below.items()}
+        cells = []
+        for name in (name for name in self.columns if name not in self.below):
+            # A word that does not break (a path) would push the columns behind it out of the page.
+            breaks = ";overflow-wrap:anywhere;min-width:9em" if name == self.wide else ""
+            small = texts.get(under.get(name, ""), "")
+            text = f"{texts[name]}<br><small>{small}</small>" if small else texts[name]
+            cells.append(f"<{tag} style='text-align:left{breaks}'>{text}</{tag}>")
+        return f"<tr>{''.join(cells)}</tr>"
 
 
 def checkout_text(path: str, *others: str) -> str:

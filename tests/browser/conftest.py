@@ -131,6 +131,11 @@ class NotebookPage:
         self.page.reload()
         self.page.wait_for_function(_READY, timeout=START_S * 1000)
 
+    def open_again(self, url: str) -> None:
+        """Open the notebook at this address in a page that had left it, and wait until its kernel is idle."""
+        self.page.goto(url)
+        self.page.wait_for_function(_READY, timeout=START_S * 1000)
+
     def outputs(self, index: int) -> str:
         """A selector of the output area of a cell."""
         return f".jp-Notebook .jp-Cell:nth-child({index + 1} of .jp-Cell) .jp-Cell-outputArea"

@@ -61,3 +61,21 @@ def test_dollar_signs_of_a_command_are_no_mathematics(open_notebook: Callable[..
     expect(shown.locator("td", has_text="for i in $(seq 1 3); do echo $i; done")).to_be_visible(timeout=SESSION_MS)
     notebook.page.wait_for_function("document.querySelector('.jp-RenderedHTMLCommon td') !== null")
     expect(shown.locator("mjx-container, .MathJax")).to_have_count(0)
+
+
+def test_a_run_whose_page_was_closed_is_shown_again_from_its_start(open_notebook: Callable[..., NotebookPage]) -> None:
+    lines = "for i in $(seq 1 40); do echo line $i; sleep 0.2; done"
+    notebook = open_notebook(QUICK + lines, "%skyrl_attach")
+    page, url = notebook.page, notebook.page.url
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
+    expect(page.locator(notebook.outputs(0))).to_contain_text("line 3\n", timeout=SESSION_MS, use_inner_text=True)
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.goto("about:blank")
+    notebook.open_again(url)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:move-cursor-down')")
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
+    shown = page.locator(notebook.outputs(1))
+    expect(shown).to_contain_text("line 40\n", timeout=SESSION_MS, use_inner_text=True)
+    expect(shown).to_contain_text("was shown in this notebook before: here it is from its start")
+    expect(shown).to_contain_text("line 1\nline 2\n", use_inner_text=True)
+    expect(page.locator(notebook.outputs(0))).not_to_contain_text("line 40")

@@ -131,12 +131,20 @@ class Kernel:
         self.manager.cleanup_resources()
 
 
-def make_kernel(folder: Path, server: ServerAddress, preexec_fn: Callable[[], object] | None = None) -> Kernel:
-    """A kernel in ``folder`` whose local backend is ``server``, without a Modal account."""
+def kernel_environment(folder: Path, server: ServerAddress) -> dict[str, str]:
+    """The environment of who works in ``folder`` with ``server`` as its local backend, without a Modal account."""
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     env = {"SKYRL_MAGIC_LOOPBACK_DIR": str(server.state_dir), "HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
-    env |= dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), "")
+    return env | dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), "")
+
+
+def make_kernel(
+    folder: Path, server: ServerAddress, preexec_fn: Callable[[], object] | None = None, name: str = ""
+) -> Kernel:
+    """A kernel in ``folder`` with that environment, of a notebook that has a ``name`` as Jupyter Server gives it."""
+    env = kernel_environment(folder, server)
+    env["JPY_SESSION_NAME"] = name or os.environ.get("JPY_SESSION_NAME") or str(folder / "notebook.ipynb")
     return Kernel(folder, env, preexec_fn)
 
 

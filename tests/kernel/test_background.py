@@ -198,8 +198,8 @@ def test_detach_leaves_the_run_and_attach_goes_on_at_the_byte(kernel: Kernel, ma
     cell = kernel.run(f"%skyrl_attach {run_id}")
     assert cell.out == "down\n", cell.error
     assert cell.notes[-1] == f"run {run_id} has ended"
-    assert "has shown all of run" in kernel.run(f"%skyrl_attach {run_id}").notes[0]
-    assert kernel.run(f"%skyrl_attach {run_id} --from start").out == "up\ndown\n"
+    again = kernel.run(f"%skyrl_attach {run_id}")
+    assert ("here it is from its start" in again.notes[0], again.out) == (True, "up\ndown\n")
     kernel.run("%skyrl_modal rm /tmp/six")
 
 
@@ -234,12 +234,13 @@ def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, 
         "%%skyrl_python\nimport time\nfor i in range(3): print(i); time.sleep(0.15)\nprint('end')\n1 + 1",
     ],
 )
-def test_of_a_run_that_was_followed_to_its_end_nothing_is_left_to_show(kernel: Kernel, cell: str) -> None:
-    for shows in (cell, "%skyrl_attach -1 --from start"):
-        assert kernel.run(shows).out.endswith("end\n")
+def test_a_run_that_was_followed_to_its_end_is_shown_again_from_its_start(kernel: Kernel, cell: str) -> None:
+    shown = kernel.run(cell)
+    assert shown.out.endswith("end\n")
+    for _ in range(2):
         again = kernel.run("%skyrl_attach -1")
-        assert "has shown all of run" in again.notes[0]
-        assert again.out + again.err + again.result == ""
+        assert "here it is from its start" in again.notes[0]
+        assert (again.out, again.err, again.result) == (shown.out, shown.err, shown.result)
 
 
 def test_attach_raises_what_the_run_failed_with(kernel: Kernel, restarted: Kernel) -> None:
@@ -288,7 +289,7 @@ def test_another_notebooks_run_is_not_meant_unless_it_is_named(
             other.run("%skyrl_modal --session shared echo theirs").notes
         )
         theirs = run_id_of(other)
-        assert "has shown all of run" in other.run("%skyrl_attach").notes[0]
+        assert other.run("%skyrl_attach").out == "theirs\n"
         assert "no run of this notebook goes on, and of other notebooks" in other.run("%skyrl_cancel").error[-1]
         again.run(SETTINGS)
         assert again.run("%skyrl_logs -1").out == "theirs\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from skyrl_magic.core.errors import (
 )
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
+from skyrl_magic.service.runs import RunService
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cells import Cells
 from skyrl_magic.ui.notebook import Services
 from skyrl_magic.ui.outcome import Outcome
 from skyrl_magic.ui.progress import CellProgress
+from skyrl_magic.ui.runs import read_runs_line
 from skyrl_magic.ui.variables import Variables
 from tests.unit.service.processes import DEADLINE_S, ProcessBackend
 
@@ -130,7 +132,7 @@ def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: Pro
     backend.before = press
     error = book.run("echo never").error
     assert isinstance(error, RunStopped)
-    assert "was starting; its container is being ended" in str(error)
+    assert "was starting; its creation is cancelled" in str(error)
     assert backend.made == []
 
 
@@ -340,6 +342,85 @@ def test_the_project_files_session_is_used_where_nobody_says_another(book: Book,
     assert book.session == "mine"
     book.run("true", session="said")
     assert book.session == "said"
+
+
+# --- which run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def next_kernel(book: Book, backend: ProcessBackend, agent: Path) -> Iterator[Callable[[], Book]]:
+    """Ends the notebook's kernel and gives the next one of it."""
+    made: list[Services] = []
+
+    def begin() -> Book:
+        book.cells.close()
+        made.append(Services(SessionService(lambda _: backend, lambda: agent), RunService(), lambda: "local"))
+        return Book(made[-1], book.folder)
+
+    yield begin
+    for services in made:
+        services.close()
+
+
+def test_a_run_that_was_shown_whole_is_no_news_to_the_next_kernel(
+    book: Book, next_kernel: Callable[[], Book], capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("echo shown; echo too >&2")
+    capsys.readouterr()
+    again = next_kernel()
+    again.run("true")
+    assert "meanwhile" not in capsys.readouterr().out
+    again.cells.attach("-2", DEFAULTS, book.folder, from_start=False)
+    said = capsys.readouterr()
+    assert (said.out.splitlines()[1], said.err) == ("shown", "too\n")
+    assert "is over and was shown in this notebook before: here it is from its start" in said.out
+
+
+def test_many_runs_that_ended_meanwhile_are_few_lines(
+    book: Book, next_kernel: Callable[[], Book], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        arguments = (Given(), DEFAULTS, book.folder, f"echo {number}", Variables(), lambda _: None)
+        book.cells.run_in_background(*arguments).wait(DEADLINE_S)
+    capsys.readouterr()
+    next_kernel().run("true")
+    said = lines(capsys, "of this notebook")
+    assert len(said) == 4
+    assert all(" ended meanwhile (exit code 0): %skyrl_attach " in line for line in said[:3])
+    assert said[3] == "and 2 runs of this notebook before it: %skyrl_runs lists them"
+
+
+def test_the_table_of_runs_has_this_notebooks(book: Book, services: Services) -> None:
+    other = Book(services, book.folder)
+    other.cells.notebook.key = "other"
+    other.run("echo theirs")
+    assert repr(book.cells.runs_table(read_runs_line(""), DEFAULTS, book.folder)).splitlines() == [
+        "this notebook has no runs",
+        "1 run of your other notebooks: --all shows them too",
+    ]
+    for number in range(3):
+        book.run(f"echo {number}")
+    table = book.cells.runs_table(read_runs_line("--limit 2"), DEFAULTS, book.folder)
+    commands = [row[table.columns.index("command")] for row in table.rows]
+    assert commands == ["echo 2", "echo 1"]
+    assert [table.caption[0], table.caption[-1]] == [
+        "and 1 older run: --limit N shows more",
+        "1 run of your other notebooks: --all shows them too",
+    ]
+    table = book.cells.runs_table(read_runs_line("--all"), DEFAULTS, book.folder)
+    assert len(table.rows) == 4
+    for wrong in ("--limit 0", "--limit all", "--limit -1", "--limit 9999999"):
+        with pytest.raises(OptionError, match="give how many runs are shown, as in --limit 50"):
+            read_runs_line(wrong)
+
+
+def test_a_handle_says_as_of_when_it_is(book: Book) -> None:
+    arguments = (Given(), DEFAULTS, book.folder, "sleep 300", Variables(), lambda _: None)
+    handle = book.cells.run_in_background(*arguments)
+    assert re.search(r": running · \S+ · as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d · %skyrl_attach", repr(handle))
+    handle.cancel()
+    handle.background.wait(DEADLINE_S)
+    assert "as of" not in repr(handle)
 
 
 # --- start, list, stop, dry run ---------------------------------------------------------------------------------------

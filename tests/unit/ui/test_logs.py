@@ -124,7 +124,7 @@ def test_runs_that_are_not_known(services: Services, cells: Cells, backend: Proc
 def test_nothing_ran_in_the_session_yet(services: Services, tmp_path: Path) -> None:
     book = Cells(services)
     book.start(Given(), DEFAULTS, tmp_path)
-    with pytest.raises(UnknownRun, match="this notebook has run nothing"):
+    with pytest.raises(UnknownRun, match="this notebook has started no run"):
         show(book, "")
 
 
@@ -153,19 +153,19 @@ def test_a_restarted_notebook_finds_its_last_run_in_whichever_session(
     cells.start(Given(session="third"), DEFAULTS, tmp_path)
     capsys.readouterr()
     show(restarted, "")
-    says = f"this notebook has run nothing yet; run {run_id(cells)} of session other was your last one\n"
-    assert capsys.readouterr().out == f"{says}there\n"
+    assert capsys.readouterr().out == "there\n"
     assert restarted.session_names() == ["other"]
 
 
-def test_a_run_of_the_same_checkout_comes_before_a_later_one_of_another(
-    cells: Cells, restarted: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "clone" / "skyrl-gym").mkdir(parents=True)
-    cells.run(Given(session="other", repo=str(tmp_path / "clone")), DEFAULTS, tmp_path, "echo there")
-    capsys.readouterr()
-    show(restarted, "--tail 1 --stdout")
-    assert capsys.readouterr().out == "out 3\n"
+@pytest.mark.parametrize("line", ["", "-1"])
+def test_another_notebooks_run_is_not_meant_where_none_is_named(cells: Cells, restarted: Cells, line: str) -> None:
+    restarted.notebook.key = "another"
+    with pytest.raises(UnknownRun, match="this notebook has started no run: %skyrl_runs --all lists all runs"):
+        show(restarted, line)
+    with pytest.raises(UnknownRun, match="this notebook has started no run"):
+        restarted.attach(line, DEFAULTS, Path.cwd(), from_start=False)
+    assert restarted.session_names() == []
+    show(restarted, run_id(cells))
 
 
 def test_a_run_in_another_session_is_found_by_its_id(
