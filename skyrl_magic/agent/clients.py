@@ -135,7 +135,7 @@ class Client:
     def _start_run(self, request: protocol.StartRun) -> None:
         supervisor = self._supervisor
         if supervisor.stopping:
-            self.push(protocol.Failed(request.request, "stopping", "the session is about to end"))
+            self.push(protocol.Failed(request.request, protocol.STOPPING, "the session is about to end"))
             return
         conflict = supervisor.kernel.conflict(request.uv) if request.kind == protocol.PYTHON else ""
         if conflict:

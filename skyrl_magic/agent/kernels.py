@@ -9,6 +9,7 @@ import os
 import selectors
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Protocol, Tuple
 
@@ -16,6 +17,12 @@ from skyrl_magic.agent import kernel_start, procs
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
+#: How long a cell gets from KeyboardInterrupt to its end when its kernel is restarted, and how long the kernel gets
+#: after that to shut down (``atexit``, threads, ``__del__``), in seconds. Then it is killed.
+GRACE_S = 5.0
+EXIT_S = 5.0
+#: So long after that the relay, which keeps both, is killed too.
+_RELAY_S = 2.0
 #: No kernel, one that is starting, one that runs.
 OFF, STARTING, READY = "off", "starting", "ready"
 #: Where the relay's sockets and logs lie, below the agent's state; short, as a socket's path has at most 107 bytes.
@@ -39,7 +46,7 @@ class RunEvents(Protocol):
         """The kernel has the cell."""
 
     def ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
-        """The run is over; ``detail`` says why where its relay could not (``end`` is None then)."""
+        """The run is over; ``detail`` says why where its relay could not (``end`` is None then) or was told to end."""
 
 
 class KernelHost:
@@ -82,6 +89,16 @@ class KernelHost:
         self._askers: Dict[int, Tuple[Asker, int]] = {}
         self._generation = 0
         self._when_ready: List[Tuple[Asker, int]] = []
+        self._ending = ""
+        """Why the kernel, which has been asked to end, ends; empty where it has not."""
+        self._held: Dict[str, Tuple[protocol.ExecuteRun, str]] = {}
+        """Runs for the kernel after that one, and its ``uv``."""
+        self._starts: List[Callable[[], None]] = []
+        """Who asked for that one."""
+        self._last = False
+        """There will be none."""
+        self.kill_at: Optional[float] = None
+        """When :meth:`tick` has something to do, by the monotonic clock."""
 
     @property
     def pid(self) -> int:
@@ -97,6 +114,9 @@ class KernelHost:
 
     def execute(self, request: protocol.ExecuteRun, uv: str) -> str:
         """Execute a run's cell; a kernel is started where there is none. Returns the run whose cell it executes now."""
+        if self._ending:
+            self._held[request.run_id] = (request, uv)
+            return ""
         self._ensure(uv or self.uv)
         ahead = self._runs[0] if self._runs else ""
         self._runs.append(request.run_id)
@@ -108,6 +128,9 @@ class KernelHost:
 
     def send_signal(self, run_id: str, number: int) -> None:
         """SIGINT interrupts the run's cell; every other signal ends the kernel."""
+        if self._held.pop(run_id, None) is not None and self.events is not None:
+            self.events.ended(run_id, protocol.ExecuteEnded(run_id, 128 + number, number), "")
+            return
         self._send(protocol.SignalRun(0, run_id, number))
 
     def ask(self, client: Asker, request: protocol.KernelRequest) -> None:
@@ -127,6 +150,9 @@ class KernelHost:
 
     def start(self, client: Asker, request: int, uv: str) -> None:
         """Start a kernel where there is none, and answer when it is up."""
+        if self._ending:
+            self._starts.append(lambda: self.start(client, request, uv))
+            return
         self._ensure(uv)
         if self.state == READY:
             client.push(protocol.Done(request))
@@ -140,12 +166,35 @@ class KernelHost:
             client.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
         if not request.keep:
-            self.close("another notebook restarted it with %skyrl_restart")
-            self._lost = ""
+            self.end("another notebook restarted it with %skyrl_restart", GRACE_S, EXIT_S)
         self.start(client, request.request, request.uv)
 
-    def close(self, detail: str) -> None:
-        """End the kernel; its runs end with ``detail``."""
+    def end(self, reason: str, grace_s: float, exit_s: float) -> None:
+        """Ask the kernel to end in an orderly way; :attr:`state` is ``off`` when it has.
+
+        Args:
+            reason: what its runs end with.
+            grace_s: how long its cell gets from KeyboardInterrupt to its end, in seconds.
+            exit_s: how long the kernel gets after that, for ``atexit`` and the like.
+        """
+        if self.state != READY or self._failed:
+            self._kill(reason)  # nobody has a variable there yet
+        elif not self._ending:
+            self._ending = reason
+            self.kill_at = time.monotonic() + grace_s + exit_s + _RELAY_S
+            self._send(protocol.EndKernel(reason, grace_s, exit_s))
+
+    def finish(self, reason: str, grace_s: float, exit_s: float) -> None:
+        """:meth:`end` the kernel, and let none follow."""
+        self._last = True
+        self.end(reason, grace_s, exit_s)
+
+    def tick(self) -> None:
+        """Kill a kernel whose relay does not keep its bounds."""
+        if self.kill_at is not None and time.monotonic() >= self.kill_at:
+            self._kill(self._ending)
+
+    def _kill(self, detail: str) -> None:
         self._detail = detail
         if self._pid:
             procs.signal_tree(self._pid, signal.SIGKILL)
@@ -211,7 +260,7 @@ class KernelHost:
         elif isinstance(message, protocol.ExecuteStarted) and self.events is not None:
             self.events.started(message.run_id)
         elif isinstance(message, protocol.ExecuteEnded):
-            self._ended(message.run_id, message, "")
+            self._ended(message.run_id, message, self._ending)
 
     def _ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
         if run_id in self._runs:
@@ -226,14 +275,17 @@ class KernelHost:
         if control is None:
             return
         self._failed = self.busy = False
+        ending, self._ending, self.kill_at = self._ending, "", None
         if channel is not None:
             channel.close()
         control.close()
-        detail = self._detail or "the Python kernel's relay ended"
+        detail = ending or self._detail or "the Python kernel's relay ended"
         if self.state == STARTING and not self._detail:
             words = kernel_start.last_words(self._folder / str(self._generation) / RELAY_LOG)
             detail = f"{'uv run' if self.uv else 'the Python kernel'} could not start: {words}" if words else detail
-        if self.state == READY:
+        if ending:
+            self.uv = ""  # the user knows
+        elif self.state == READY:
             self._lost = detail
         else:
             self.uv = ""  # it was of no use
@@ -245,3 +297,16 @@ class KernelHost:
         self._askers.clear()
         for client, number in waiting:
             client.push(protocol.Failed(number, "kernel_gone", detail))
+        self._begin_next(detail)
+
+    def _begin_next(self, detail: str) -> None:
+        """Start the kernel that was asked for while this one ended, and hand it what waits."""
+        starts, self._starts = self._starts, []
+        held, self._held = self._held, {}
+        for start in starts:
+            start()
+        for request, uv in held.values():
+            if not self._last:
+                self.execute(request, uv)
+            elif self.events is not None:
+                self.events.ended(request.run_id, None, detail)

@@ -13,9 +13,9 @@ from skyrl_magic.agent.spending import Spending
 from skyrl_magic.core.protocol.durations import duration_text
 
 #: The session ends itself this long before its backend would kill it, in seconds, and for short lives this share
-#: before. Runs that do not go take 3 s, the last commit and the last frames at most 10 s, and the backend's clock began
-#: up to some seconds earlier than ours: it counts from the container's start.
-MARGIN_S = 30.0
+#: before. Runs that do not go take 5 s, a kernel that does not another 5 s, the last commit 24 s at most, and the
+#: backend's clock began up to some seconds earlier than ours: it counts from the container's start.
+MARGIN_S = 40.0
 MARGIN_SHARE = 0.1
 #: When its end by the timeout is said, in seconds before it, and the share for short timeouts.
 WARNING_S = 300.0

@@ -55,6 +55,9 @@ class Relay:
         self._over = False
         self._killed = ""
         """Why the kernel ends, where somebody asked for that."""
+        self._kill_at: Optional[float] = None
+        """When the kernel, which is to end, is killed; by the monotonic clock."""
+        self._exit_s = 0.0
         self._waiting: Deque[KernelRun] = deque()
         self._current: Optional[KernelRun] = None
         self._runs: OrderedDict[str, KernelRun] = OrderedDict()
@@ -71,6 +74,7 @@ class Relay:
             protocol.KernelRequest: self._request,
             protocol.KernelMessage: self._comm_message,
             protocol.InputReply: self._answer_input,
+            protocol.EndKernel: self._end_kernel,
         }
         self._kernel.send("shell", "kernel_info_request", {})
 
@@ -79,6 +83,9 @@ class Relay:
         while not self._over:
             dispatch(self._selector, self._wait_s())
             self._nudge()
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._kill_at = None
+                self._kernel.kill()
             for message in self._kernel.messages():
                 self._take(message)
             self._late.flush()
@@ -169,6 +176,25 @@ class Relay:
             else:
                 self._current.interrupt_due = True
 
+    def _end_kernel(self, request: protocol.EndKernel) -> None:
+        """Interrupt the cell, and shut the kernel down when it is over, or now where there is none."""
+        if self._killed:
+            return
+        self._killed, self._exit_s = request.reason, request.exit_s
+        if self._current is None:
+            self._shut_down()
+            return
+        self._kill_at = time.monotonic() + request.grace_s
+        if self._current.executing:
+            self._interrupt(self._current)
+        else:
+            self._current.interrupt_due = True
+
+    def _shut_down(self) -> None:
+        """What a notebook's own kernel gets when it is shut down or restarted."""
+        self._kill_at = time.monotonic() + self._exit_s
+        self._kernel.send("control", "shutdown_request", {"restart": False})
+
     def _interrupt(self, run: KernelRun) -> None:
         """Interrupt the run's cell, and see that it ends.
 
@@ -197,7 +223,8 @@ class Relay:
                 self._kernel.nudge()
 
     def _wait_s(self) -> Optional[float]:
-        waits = [self._late.wait_s(), *(max(at - time.monotonic(), 0.0) for at in self._nudges[:1])]
+        times = [*self._nudges[:1], *(() if self._kill_at is None else (self._kill_at,))]
+        waits = [self._late.wait_s(), *(max(at - time.monotonic(), 0.0) for at in times)]
         return min((wait_s for wait_s in waits if wait_s is not None), default=None)
 
     def _request(self, request: protocol.KernelRequest) -> None:
@@ -297,6 +324,8 @@ class Relay:
         self._supervisor.send(run.end())
         if run is self._current:
             self._current = None
+            if self._kill_at is not None:
+                self._shut_down()
         self._next()
 
     def _died(self, cause: str) -> None:

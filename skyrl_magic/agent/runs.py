@@ -162,10 +162,17 @@ class RunTable:
             self._kernel.send_signal(run.run_id, number)
 
     def end(self, reason: str) -> None:
-        """SIGTERM to every run that goes on, because the session ends for ``reason``."""
+        """SIGTERM to every shell run that goes on, as the session ends for ``reason``; Python's are the kernel's."""
         for run in self.active:
             run.reason = reason
-            self.send_signal(run, signal.SIGTERM)
+            if run.cell is None or run.state == WAITING:
+                self.send_signal(run, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to every shell run that goes on; the kernel has bounds of its own."""
+        for run in self.active:
+            if run.cell is None:
+                self.send_signal(run, signal.SIGKILL)
 
     def started(self, run_id: str) -> None:
         """The kernel has a Python run's cell."""
@@ -175,7 +182,7 @@ class RunTable:
             self._changed(run)
 
     def ended(self, run_id: str, end: Optional[protocol.ExecuteEnded], detail: str) -> None:
-        """A Python run is over; ``detail`` says why where the kernel's relay could not."""
+        """A Python run is over; ``detail`` says why where the kernel's relay could not, or was told to end it."""
         run = self._runs.going_on(run_id)
         if run is None:
             return
@@ -183,6 +190,8 @@ class RunTable:
             run.reason, run.exit_code, run.duration_s = detail, EXIT_NO_KERNEL, time.time() - run.started_at
         else:
             run.take_end(end)
+            if detail:
+                _end_with_kernel(run, detail)
         self._over(run)
 
     def _launch(self, run: Run) -> None:
@@ -275,6 +284,17 @@ class RunTable:
             run.control.close()
             run.control = None
         run.shrink()
+
+
+def _end_with_kernel(run: Run, detail: str) -> None:
+    """A Python run was over when its kernel had been told to end; one that ended well all the same has ended well."""
+    if not run.exit_code:
+        run.reason = ""
+    elif run.reason:  # the session ends too
+        run.signal = run.signal or signal.SIGTERM
+        run.exit_code = 128 + run.signal
+    else:
+        run.reason, run.signal, run.exit_code = detail, 0, EXIT_NO_KERNEL
 
 
 def _rehearse() -> None:

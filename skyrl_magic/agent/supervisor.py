@@ -26,7 +26,7 @@ from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.earlier import Earlier, find_earlier
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
-from skyrl_magic.agent.kernels import KernelHost
+from skyrl_magic.agent.kernels import OFF, KernelHost
 from skyrl_magic.agent.limits import Limits
 from skyrl_magic.agent.nvidia import NvidiaSmi, difference
 from skyrl_magic.agent.ray_start import STARTING, RayStart
@@ -36,8 +36,11 @@ from skyrl_magic.agent.wire import dispatch, listen_unix, wakeup_pair
 from skyrl_magic.core import protocol
 from skyrl_magic.core.protocol.durations import duration_text
 
-#: From SIGTERM to SIGKILL when the container ends, and how long its last archive pass and frames may take, in seconds.
-STOP_GRACE_S = 3.0
+#: When the container ends: how long runs get from SIGTERM, and Python cells from KeyboardInterrupt, to SIGKILL; how
+#: long the Python kernel gets after that to shut down (``atexit``); how long the last archive pass and frames may take.
+#: In seconds.
+STOP_GRACE_S = 5.0
+KERNEL_EXIT_S = 5.0
 FLUSH_S = 10.0
 #: The archive pass has so much less: the journals that are not on the volume by then are left, in seconds.
 HURRY_S = 5.0
@@ -119,7 +122,7 @@ class Supervisor:
             self._gpus.ask()
         # What ended while the boot could not look is reaped now.
         self._reap()
-        while not (self._stopping and not self.runs.active):
+        while not self._stopped:
             self._turn()
         listener.close()
         self._finish(wakeup)
@@ -136,7 +139,9 @@ class Supervisor:
             client.push(protocol.Notice(about, text))
 
     def stop(self, reason: str) -> None:
-        """End the session: SIGTERM to the runs, SIGKILL after :data:`STOP_GRACE_S`, then flush, commit and exit.
+        """End the session: runs, then what is left of the Python kernel, then flush, commit and exit.
+
+        Runs get SIGTERM, and Python cells KeyboardInterrupt; SIGKILL follows after :data:`STOP_GRACE_S`.
 
         Args:
             reason: what the runs' watchers are told, and the sandbox's own output.
@@ -145,9 +150,16 @@ class Supervisor:
             return
         self._stopping = True
         self._end_reason = reason
-        self._kill_at = time.monotonic() + self.limits.grace_s(STOP_GRACE_S)
+        grace_s, exit_s = self.limits.grace_s(STOP_GRACE_S), self.limits.grace_s(KERNEL_EXIT_S)
+        self._kill_at = time.monotonic() + grace_s
         log(f"{protocol.SESSION_ENDS}{reason}")  # clients read it there when the container is gone
         self.runs.end(reason)
+        self.kernel.finish(reason, grace_s, exit_s)
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether nothing of the session goes on that could still do something for the last commit."""
+        return self._stopping and not self.runs.active and self.kernel.state == OFF
 
     @property
     def stopping(self) -> bool:
@@ -246,8 +258,8 @@ class Supervisor:
         self.endings.tick()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            for run in self.runs.active:
-                self.runs.send_signal(run, signal.SIGKILL)
+            self.runs.kill()
+        self.kernel.tick()
 
     def _keep_limits(self, now: float) -> None:
         """Say what comes, and end the session when a limit is reached, or nobody needs it any more."""
@@ -300,8 +312,7 @@ class Supervisor:
                 deadlines.append(self._spare_due_at)
         if self.endings.due_at is not None:
             deadlines.append(self.endings.due_at)
-        if self._kill_at is not None:
-            deadlines.append(self._kill_at)
+        deadlines += [at for at in (self._kill_at, self.kernel.kill_at) if at is not None]
         return min(deadlines)
 
     @property

@@ -49,6 +49,8 @@ def outcome_of(request: RunRequest, result: RunResult, sink: CellSink) -> Outcom
     final = None
     if request.raise_error and isinstance(outcome.error, CellError) and not outcome.error.shown:
         sink.error_follows()
+    if result.reason and result.python is not None and result.python.failed != "KeyboardInterrupt":
+        _shown_only(result.python, sink)  # it ended with its session or kernel, and what it did then went wrong
     _note_end(result, sink)
     if not request.raise_error and isinstance(outcome.error, CellError) and result.python is not None:
         _shown_only(result.python, sink)
@@ -130,11 +132,13 @@ def _note_end(result: RunResult, sink: CellSink) -> None:
 
 
 def _python_error(result: RunResult, end: PythonEnd) -> SkyRLMagicError | None:
-    if end.well:
-        return _without_kernel(result) if result.reason else _shell_error(result)
     run_id = result.run_id
-    if end.died and result.reason:
+    if result.reason and result.exit_code > _SIGNAL_BASE:
         return SessionLost(f"run {run_id} ended after {duration_text(result.duration_s)}: {result.reason}")
+    if result.reason:
+        return _without_kernel(result)
+    if end.well:
+        return _shell_error(result)
     if end.error is not None:
         content = end.error.content
         lines = [str(line) for line in content.get("traceback") or ()]

@@ -10,13 +10,15 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.cell_counts import CellCounts
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
+from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.find_run import Found
-from skyrl_magic.service.interrupts import Interrupts
+from skyrl_magic.service.interrupts import Interrupts, wait_until_set
 from skyrl_magic.service.logs import ENDED
 from skyrl_magic.service.python_cell import PythonEnd
 from skyrl_magic.service.results import lost_text
 from skyrl_magic.service.runs import new_run_id
 from skyrl_magic.service.session import Session
+from skyrl_magic.service.sessions import STOP_TIMEOUT_S
 from skyrl_magic.service.stop import end_for_good
 from skyrl_magic.service.watch import Watch, readable
 from skyrl_magic.ui.background import RunHandle
@@ -173,7 +175,7 @@ class RunCells:
         for attempt in range(_START_TRIES):
             try:
                 session = get_session()
-                begun = begin(session)
+                begun = _begin_unless_ending(session, begin)
             except SessionLost:
                 if attempt == _START_TRIES - 1:
                     raise
@@ -220,3 +222,15 @@ class RunCells:
         if known is not None:
             return known
         return shown_by(run, self._notebook.key)
+
+
+def _begin_unless_ending(session: Session, begin: Callable[[Session], T]) -> T:
+    """What ``begin`` returns. Raises SessionLost where the session was about to end, when it has."""
+    try:
+        return begin(session)
+    except Refused as refused:
+        if refused.code != protocol.STOPPING:
+            raise
+        note(f"session {session.name} is ending: the cell waits for its last commit, and goes to a new one")
+        wait_until_set(session.channel.gone, STOP_TIMEOUT_S)
+        raise SessionLost(str(refused)) from None

@@ -45,6 +45,7 @@ from skyrl_magic.core.protocol.journal_index import (
     segment_name,
 )
 from skyrl_magic.core.protocol.kernel import (
+    EndKernel,
     ExecuteEnded,
     ExecuteRun,
     ExecuteStarted,
@@ -95,6 +96,7 @@ from skyrl_magic.core.protocol.runs import (
 from skyrl_magic.core.protocol.session import (
     OUT_OF_MEMORY,
     SESSION_ENDS,
+    STOPPING,
     CommitVolume,
     Configure,
     Done,
@@ -133,6 +135,7 @@ __all__ = [
     "SHOW",
     "STDERR",
     "STDOUT",
+    "STOPPING",
     "STREAMS",
     "VERSION",
     "ApplyCheckout",
@@ -141,6 +144,7 @@ __all__ = [
     "Configure",
     "Done",
     "DropBlob",
+    "EndKernel",
     "EndRun",
     "ExecuteEnded",
     "ExecuteRun",

@@ -106,6 +106,21 @@ class ExecuteEnded(Message):
     journal_error: str = ""
 
 
+@frame(107)
+@dataclasses.dataclass(frozen=True)
+class EndKernel(Message):
+    """End the kernel in an orderly way: what it executes is interrupted, and then it shuts down as Jupyter's do.
+
+    So handlers of ``KeyboardInterrupt`` and of ``atexit`` run, threads end and temporary files go.
+    """
+
+    reason: str = ""
+    grace_s: float = 0.0
+    """How long the cell may take from KeyboardInterrupt to its end; the kernel is killed then."""
+    exit_s: float = 0.0
+    """How long the kernel may take to shut down after that."""
+
+
 @frame(103)
 @dataclasses.dataclass(frozen=True)
 class RelayReady(Message):

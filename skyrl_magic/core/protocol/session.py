@@ -9,6 +9,8 @@ from skyrl_magic.core.protocol.codec import VERSION, Message, frame
 
 #: In the line of the main process's own output that says why the session ends; the reason follows.
 SESSION_ENDS = "the session ends: "
+#: The code of :class:`Failed` for a run that comes when the session is about to end.
+STOPPING = "stopping"
 #: How a line of it begins that says that processes were killed because the container's memory was full.
 OUT_OF_MEMORY = "out of memory"
 
