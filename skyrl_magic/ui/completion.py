@@ -147,7 +147,7 @@ def _start(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
 
 
 def _use(words: Sequence[str], fragment: str, known: Known) -> _Found | None:
-    return None if words else (fragment, known.session_names())
+    return fragment, [] if words else known.session_names()
 
 
 def _stop(words: Sequence[str], fragment: str, known: Known) -> _Found | None:

@@ -132,6 +132,8 @@ def test_no_values_are_made_up(line: str) -> None:
 def test_sessions_to_stop(shell: InteractiveShell) -> None:
     assert completed(shell, "%skyrl_stop ") == ["%skyrl_stop l4-abc123", "%skyrl_stop mine", "%skyrl_stop --all"]
     assert completed(shell, "%skyrl_stop l4-") == ["%skyrl_stop l4-abc123"]
+    assert completed(shell, "%skyrl_use l4-") == ["%skyrl_use l4-abc123"]
+    assert "%skyrl_runs --limit" in completed(shell, "%skyrl_runs --l")
     assert completed(shell, "%skyrl_stop mine ") == ["%skyrl_stop mine l4-abc123"]
 
 
