@@ -28,6 +28,8 @@ _MEMORY_GB = {
     "T4": 16, "L4": 24, "A10": 24, "A100-40GB": 40, "L40S": 48, "A100-80GB": 80, "H100": 80, "RTX-PRO-6000": 96,
     "H200": 141, "B200": 180,
 }  # fmt: skip
+#: The least memory of those that stand for several types.
+_ALSO_GB = {"A100": 40, "H100!": 80, "B200+": 180}
 #: How many of them are named.
 _MORE = 2
 _ALIASES = {"A10G": "A10"}
@@ -89,9 +91,11 @@ def parse_gpu(text: str) -> Gpu:
 def instead_of(gpu: Gpu) -> str:
     """What could be asked for where this is not to be had, as options; no type is left out that is asked for."""
     wanted = gpu.choices[-1]
-    larger = sorted((size, name) for name, size in _MEMORY_GB.items() if size >= _MEMORY_GB.get(wanted.type, 0))
+    enough_gb = (_MEMORY_GB | _ALSO_GB).get(wanted.type, 0)
+    larger = sorted((size, name) for name, size in _MEMORY_GB.items() if size >= enough_gb)
     asked = {choice.type for choice in gpu.choices}
-    more = [Gpu(name, min(wanted.count, MAX_COUNTS[name])) for _, name in larger if name not in asked][:_MORE]
+    new = [name for _, name in larger if asked.isdisjoint((name, name.partition("-")[0]))]  # A100 is any A100-…
+    more = [Gpu(name, min(wanted.count, MAX_COUNTS[name])) for name in new[:_MORE]]
     ways = []
     if wanted.count and more:
         ways.append(f"others too (--gpu {Gpu(gpu.type, gpu.count, (*gpu.others, *more))})")

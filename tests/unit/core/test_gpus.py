@@ -55,6 +55,10 @@ def test_each_of_several_is_checked(text: str) -> None:
         ),
         ("B200", "more patience (--wait 30m), --gpu none"),
         ("H100,H200", "others too (--gpu H100,H200,B200), more patience (--wait 30m), --gpu none"),
+        ("A10", "others too (--gpu A10,L4,A100-40GB), more patience (--wait 30m), --gpu none"),
+        ("A100", "others too (--gpu A100,L40S,H100), more patience (--wait 30m), --gpu none"),
+        ("H100!", "others too (--gpu H100!,A100-80GB,H100), more patience (--wait 30m), --gpu none"),
+        ("B200+", "others too (--gpu B200+,B200), more patience (--wait 30m), --gpu none"),
         ("none", "more patience (--wait 30m)"),
     ],
 )

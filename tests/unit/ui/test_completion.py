@@ -114,6 +114,11 @@ def test_counts_end_where_modal_ends(shell: InteractiveShell) -> None:
     assert completed(shell, "%skyrl_modal --gpu A10:")[-1] == "%skyrl_modal --gpu A10:4"
 
 
+def test_each_of_several_gpus(shell: InteractiveShell) -> None:
+    line = "%skyrl_modal --gpu H100:2,L4"
+    assert completed(shell, line) == [line, f"{line}0S"]
+
+
 def test_values(shell: InteractiveShell) -> None:
     assert completed(shell, "%skyrl_modal --backend ") == [
         f"%skyrl_modal --backend {b}" for b in ("auto", "modal", "local")
