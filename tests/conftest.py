@@ -28,11 +28,16 @@ def make_client(address: ServerAddress) -> modal.Client:
 def loopback_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerAddress]:
     """A server with a state directory of its own, ended with all its sandboxes after the tests.
 
-    Volumes of version 1 are committed twice a second, as tests wait for that.
+    Its ``skyrl-data`` is of version 1, as that of who comes from SkyRL's own script is: what uses it by default (the
+    kernels of ``tests/kernel``) runs on that, and what makes volumes of its own on version 2, or on both. Version 1 is
+    committed twice a second, as tests wait for that.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(COMMIT_LAG_VARIABLE, "0.5")
         address = ensure_server(tmp_path_factory.mktemp("loopback"), timeout_s=60)
+    client = make_client(address)
+    modal.Volume.objects.create("skyrl-data", version=1, client=client)
+    client.close()
     yield address
     stop_server(address.state_dir, timeout_s=60)
     assert not psutil.pid_exists(address.pid) or psutil.Process(address.pid).status() == psutil.STATUS_ZOMBIE
