@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Tuple
 
 FOLDER = Path("/sys/fs/cgroup")
 _US_PER_S, _NS_PER_S = 1e6, 1e9
+#: Version 1 has the largest multiple of a page below 2**63 where there is no limit.
+_NO_LIMIT_BYTES = 1 << 60
 
 
 class Cgroup:
@@ -38,12 +40,33 @@ class Cgroup:
                 return max(used - (self._field(stat, cache) or 0), 0)
         return None
 
+    def cpu_limit(self) -> Optional[float]:
+        """How many CPUs it may use; None without a limit."""
+        quota_us, period_us = self._quota("cpu.max")
+        if quota_us is None:
+            quota_us, period_us = self._number("cpu/cpu.cfs_quota_us"), self._number("cpu/cpu.cfs_period_us")
+        return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+
+    def memory_limit_bytes(self) -> Optional[int]:
+        """How much memory it may use; None without a limit."""
+        for name in ("memory.max", "memory/memory.limit_in_bytes"):
+            limit = self._number(name)  # version 2 says "max" where there is none, version 1 a number beyond any
+            if limit is not None:
+                return limit if limit < _NO_LIMIT_BYTES else None
+        return None
+
     def oom_kills(self) -> int:
         """How many processes the kernel has killed because the container's memory was full; 0 where it does not say."""
         found = self._field("memory.events", "oom_kill")
         if found is None:
             found = self._field("memory/memory.oom_control", "oom_kill")
         return found or 0
+
+    def _quota(self, name: str) -> Tuple[Optional[int], Optional[int]]:
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (self._folder / name).read_text(encoding="ascii").split()
+            return int(quota), int(period)
+        return None, None
 
     def _number(self, name: str) -> Optional[int]:
         with contextlib.suppress(OSError, ValueError):
