@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-#: Bound on one cell, in seconds: the first one starts a session, and Ray takes up to 36 s on two busy cores (twice).
-CELL_TIMEOUT_S = 300
+#: Bound on one cell, in seconds: the first one starts a session, whose Ray waits for its turn and is tried three times.
+CELL_TIMEOUT_S = 900
 STOP, RESTART = "stop-cell", "restart-kernel"
 #: A line of text is easier to read when the window is wide; a picture of widgets has no frame.
 _STYLE = """<style>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
@@ -62,7 +63,8 @@ def _refuse(line: str) -> int:
 def _supervise(config: Config) -> int:
     """Ray begins before the rest is read: everything else is done while it starts."""
     from skyrl_magic.agent import paths, procs, results
-    from skyrl_magic.agent.ray_start import RayStart
+    from skyrl_magic.agent.ray_size import Asked, ray_size, this_machine
+    from skyrl_magic.agent.ray_start import ADDRESS, RayStart
 
     procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
     try:
@@ -73,8 +75,11 @@ def _supervise(config: Config) -> int:
 
         return _refuse(f"skyrl_magic: {SESSION_ENDS}{cannot_start(error)}")
     results.keep(config)  # before Ray, whose workers have the environment that it was started with
-    ray = RayStart(config.state / paths.RAY_LOG, paths.package_folders(Path(config.checkout_dir)))
+    asked = Asked(config.cpus, config.memory_mib << 20, config.gpus)
+    packages = paths.package_folders(Path(config.checkout_dir))
+    ray = RayStart(config.state / paths.RAY_LOG, packages, lambda: ray_size(asked, this_machine()))
     if config.ray:
+        os.environ.update(ADDRESS)  # for runs and kernels; where no Ray is started, `ray.init()` must not look for one
         ray.start()
     from skyrl_magic.agent.supervisor import Supervisor
 

@@ -33,6 +33,7 @@ _USES = (
     protocol.InputReply,
     protocol.KernelMessage,
     protocol.RestartKernel,
+    protocol.RestartRay,
 )
 _numbers = itertools.count(1)
 
@@ -58,6 +59,7 @@ class Client:
             protocol.ListRuns: self._list,
             protocol.Configure: self._configure,
             protocol.CommitVolume: self._commit,
+            protocol.RestartRay: self._restart_ray,
             protocol.GetStatus: lambda message: self.push(supervisor.status(message.request)),
             protocol.StopSession: self._stop,
             protocol.KernelRequest: lambda message: supervisor.kernel.ask(self, message),
@@ -128,6 +130,8 @@ class Client:
             self.push(protocol.Notice(about, text))
         for warned in supervisor.limits.standing(time.monotonic()):
             self.push(protocol.Notice(warned.about, warned.text))
+        if supervisor.ray.problem:
+            self.push(protocol.Notice(supervisor.ray.about, supervisor.ray.problem))
         committer = supervisor.committer
         if committer.standing:
             self.push(protocol.Notice(committer.about, failure_text(committer.standing)))
@@ -222,6 +226,17 @@ class Client:
             self.push(failed if error else protocol.Done(request.request))
 
         self._supervisor.committer.request(answer)
+
+    def _restart_ray(self, request: protocol.RestartRay) -> None:
+        supervisor = self._supervisor
+        if supervisor.config.ray:
+            self.push(protocol.Done(request.request))
+            supervisor.restart_ray()
+        else:
+            text = (
+                f"session {supervisor.config.session} was started with --no-ray: its kernels and runs look for no Ray"
+            )
+            self.push(protocol.Failed(request.request, "no_ray", text))
 
     def _stop(self, request: protocol.StopSession) -> None:
         self.push(protocol.Done(request.request))

@@ -45,6 +45,10 @@ class Config:
     """What use beyond :attr:`cores` and :attr:`memory_gib` costs; 0 where it is not to be measured."""
     cores: float = 0.0
     memory_gib: float = 0.0
+    cpus: float = 0.0
+    memory_mib: int = 0
+    gpus: int = 0
+    """What was asked for, which Ray is told; 0 for what nobody asked for."""
     keep_runs_days: float = 14.0
     keep_runs_gb: float = 2.0
     """How long the runs' logs are kept on the volume, and how much of them in all."""

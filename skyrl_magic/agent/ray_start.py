@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import itertools
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Dict, FrozenSet, List, Optional, Sequence
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
 from skyrl_magic.agent import procs
+from skyrl_magic.agent.ray_words import session_logs, why_ended, why_not_started
 
 OFF = "off"
 STARTING = "starting"
@@ -22,7 +24,17 @@ FAILED = "failed"
 #: A file that is locked during the start: two starts at once on a small machine time out, because Ray gives its node
 #: a fixed 30 s to come up.
 LOCK_VARIABLE = "SKYRL_RAY_START_LOCK"
-_ATTEMPTS = 2
+#: In the environment of all that a start leaves running, so that the next one can end it.
+MARK_VARIABLE = "SKYRL_RAY_STARTED_BY"
+#: What runs find Ray by. It is "auto", as in SkyRL's own script, and no address: with one a driver waits for a cluster
+#: that is not there, without end (measured: still after 100 s), where "auto" fails at once. Runs wait for Ray anyway.
+ADDRESS = {"RAY_ADDRESS": "auto"}
+#: What to do where it is not there.
+ADVICE = "%skyrl_restart --ray tries again; cells that need no Ray go on"
+#: The first on a slow machine reads Ray from the disk; each next one is quicker.
+_ATTEMPTS = 3
+#: How long Ray's own server may take to say its port, which is Ray's to wait for; 30 where nobody says. In seconds.
+_GCS_WAIT = {"RAY_gcs_server_port_wait_time_s": "120"}
 #: After so long a start is given up, in seconds. Cold starts were measured at 10 to 36 s.
 _START_TIMEOUT_S = 180.0
 #: How long Ray's monitor is waited for, and how often it is looked for; 3 s were measured on a machine under load.
@@ -43,17 +55,26 @@ class RayStart:
     Args:
         log: where the start's own output goes.
         packages: folders from which the cluster's tasks can import, as Python cells can.
+        size: says which options its size has (``agent.ray_size``).
     """
 
-    def __init__(self, log: Path, packages: Sequence[str] = ()) -> None:
+    def __init__(self, log: Path, packages: Sequence[str] = (), size: Callable[[], Sequence[str]] = lambda: ()) -> None:
         self._log = log
         self._packages = packages
+        self._size = size
         self._pid = 0
+        self._numbers = itertools.count(1)
+        self._number = 0
+        self._log_from = 0
+        self._began = 0.0
         self._started = 0.0
         self._seconds: Optional[float] = None
         self._vital: Dict[int, str] = {}
         self.state = OFF
         self.detail = ""
+        """Why it did not start, or has ended; empty where neither is so."""
+        self.problem = ""
+        """The same as everybody is told of it, with what to do."""
 
     @property
     def seconds(self) -> float:
@@ -67,16 +88,28 @@ class RayStart:
         """Whether runs need not wait any more."""
         return self.state != STARTING
 
+    @property
+    def about(self) -> str:
+        """What stands for this start in notices."""
+        return f"ray {self._number}"
+
     def start(self) -> None:
-        """Begin; the end comes through :meth:`reaped`."""
-        self._started = time.monotonic()
+        """Begin; the end comes through :meth:`reaped`. What an earlier start has left is ended."""
+        self._end_leftovers()
+        self._number = next(self._numbers)
+        self._started, self._seconds = time.monotonic(), None
+        self.detail = self.problem = ""
+        self._began = time.time() - _CLOCK_S
+        with contextlib.suppress(OSError):
+            self._log_from = self._log.stat().st_size
         if procs.which(_COMMAND[0]) is None:
-            self.state, self.detail, self._seconds = FAILED, "there is no 'ray' on PATH in this container", 0.0
+            self._seconds = 0.0
+            self._failed("there is no 'ray' on PATH in this container")
             return
         self.state = STARTING
         self._pid = os.fork()
         if not self._pid:
-            _child(self._log, self._packages)
+            _child(self._log, self._packages, self._size)
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take the end of process ``pid`` if it is the starter's."""
@@ -86,24 +119,45 @@ class RayStart:
         self._seconds = time.monotonic() - self._started
         self.state = READY if procs.exit_code(status) == 0 else FAILED
         if self.state == FAILED:
-            self.detail = _last_line(self._log) or f"'ray start' ended with {procs.exit_code(status)}"
+            words = why_not_started(self._log, self._log_from, session_logs(self._began))
+            self._failed(words or f"'ray start' ended with {procs.exit_code(status)}")
         else:
             names = {pid: procs.name_of(pid) for pid in procs.descendants(os.getpid())}
             self._vital = {pid: name for pid, name in names.items() if name in _VITAL}
         return True
 
     def lost(self, pid: int, status: int) -> str:
-        """What of Ray has ended, where ``pid`` was a part without which there is no cluster; else empty."""
+        """The :attr:`problem` where ``pid`` was a part without which there is no cluster; else empty."""
         name = self._vital.pop(pid, "")
         if not name:
             return ""
         self._vital.clear()  # the rest follows
         how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"code {os.WEXITSTATUS(status)}"
-        return f"Ray's {name} has ended ({how})"
+        words = why_ended(name, session_logs(self._began))
+        self.state, self.detail = FAILED, f"Ray's {name} has ended ({how})" + (f": {words}" if words else "")
+        self._number = next(self._numbers)  # another thing to be told
+        self.problem = f"{self.detail}; what uses Ray fails in this session: {ADVICE}"
+        return self.problem
+
+    def _failed(self, detail: str) -> None:
+        self.state, self.detail = FAILED, detail
+        self.problem = f"Ray did not start: {detail}; {ADVICE}"
+
+    def _end_leftovers(self) -> None:
+        """Kill what an earlier start has left: daemons, workers and their tasks, but no driver."""
+        if not self._number:
+            return
+        self._vital.clear()
+        mark = f"{MARK_VARIABLE}={os.getpid()}".encode()
+        for pid in procs.descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
 
 
-def _child(log: Path, packages: Sequence[str]) -> None:
+def _child(log: Path, packages: Sequence[str], size: Callable[[], Sequence[str]]) -> None:
     """The forked starter: tries, and cleans up what a failed try left."""
+    supervisor = os.getppid()
     code = 1
     try:
         gc.disable()  # the supervisor's sockets must not be collected here
@@ -114,7 +168,7 @@ def _child(log: Path, packages: Sequence[str]) -> None:
         began = time.time()
         with log.open("ab") as output, _lock():
             for _ in range(_ATTEMPTS):
-                if _attempt(output.fileno(), packages):
+                if _attempt(output.fileno(), packages, size(), supervisor):
                     code = 0
                     break
                 procs.signal_tree(os.getpid(), signal.SIGKILL)
@@ -124,16 +178,17 @@ def _child(log: Path, packages: Sequence[str]) -> None:
         os._exit(code)
 
 
-def _attempt(output: int, packages: Sequence[str]) -> bool:
+def _attempt(output: int, packages: Sequence[str], size: Sequence[str], supervisor: int) -> bool:
     import subprocess  # in the starter alone
 
     # RAY_ADDRESS names the cluster that is to be started; it must not lead the start to look for one.
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOCK_VARIABLE)}
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    env = {**_GCS_WAIT, **env, MARK_VARIABLE: str(supervisor)}
     env["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH", "")]), *_harmless(packages)])
     try:
         done = subprocess.run(
-            _COMMAND,
+            [*_COMMAND, *size],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -156,14 +211,12 @@ def _await_status(began: float) -> None:
     Args:
         began: when the start began, in seconds since the epoch.
     """
-    session = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "session_latest"  # noqa: S108
+    logs = session_logs(began - _CLOCK_S)
     deadline = time.monotonic() + _STATUS_TIMEOUT_S
     with contextlib.suppress(OSError):
-        if session.lstat().st_mtime < began - _CLOCK_S:
-            return  # what another Ray left here
-        while time.monotonic() < deadline:
+        while logs is not None and time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
-                if _STATUS_LINE in (session / "logs" / "monitor.log").read_bytes():
+                if _STATUS_LINE in (logs / "monitor.log").read_bytes():
                     return
             time.sleep(_LOOK_S)
 
@@ -192,10 +245,3 @@ def _lock() -> contextlib.AbstractContextManager[object]:
     file = Path(path).open("ab")  # noqa: SIM115  (the caller's with closes it)
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
-
-
-def _last_line(log: Path) -> str:
-    with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return ""

@@ -174,6 +174,7 @@ class Supervisor:
             ray=self.ray.state,
             ray_seconds=self.ray.seconds,
             ray_detail=self.ray.detail,
+            ray_problem=self.ray.problem,
             boot_seconds=self.boot_seconds,
             active_runs=[run.run_id for run in self.runs.active],
             idle_s=0.0 if self.runs.active else self.idle.idle_s,
@@ -341,13 +342,21 @@ class Supervisor:
             elif not any(part.reaped(pid) for part in (self.kernel, self.idle, self._gpus, self.archiver)):
                 self.committer.reaped(pid, status)  # else a shim or a run's orphan: it is reaped, and that is all
 
-    def _ray_lost(self, what: str) -> None:
+    def restart_ray(self) -> None:
+        """Start Ray again, unless it is starting; runs that come meanwhile wait for it."""
+        if self.ray.state != STARTING:
+            self.ray.start()
+            if self.ray.settled:
+                self._ray_settled()
+
+    def _ray_lost(self, problem: str) -> None:
         """What asks a cluster that is not there waits for a minute: say so before."""
         if not self._stopping:
-            ends = f"%skyrl_stop {self.config.session} ends it, the next cell starts anew"
-            self.tell("ray", f"{what}: what uses Ray fails in this session from now on; {ends}")
+            self.tell(self.ray.about, problem)
 
     def _ray_settled(self) -> None:
+        if self.ray.problem:
+            self.tell(self.ray.about, self.ray.problem)
         log(f"ray is {self.ray.state} after {duration_text(self.ray.seconds)} {self.ray.detail}".rstrip())
         for client in list(self.clients):
             client.push(self.status())

@@ -48,10 +48,12 @@ UV_RUNTIME_ENV_HOOK = "ray._private.runtime_env.uv_runtime_env_hook.hook"
 
 
 def image_env() -> dict[str, str]:
-    """The environment of every process in a session, set on the image."""
+    """The environment of every process in a session, set on the image.
+
+    What depends on the session is the agent's to set, for runs and kernels: where Ray is (``agent.ray_start``).
+    """
     return {
         "SKYRL_REPO_ROOT": CHECKOUT_DIR,
-        "RAY_ADDRESS": "auto",
         "RAY_RUNTIME_ENV_HOOK": UV_RUNTIME_ENV_HOOK,
         "SKYRL_DATA_DIR": VOLUME_DIR,
         "HF_HOME": f"{VOLUME_DIR}/.cache/huggingface",

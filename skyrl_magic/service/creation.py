@@ -212,5 +212,8 @@ def _supervisor_config(request: SessionRequest, price: Price | None, volume: Mou
             "keep_results": request.keep.results,
             "infra_log_dir": contract.INFRA_LOG_DIR,
             "ray": spec.ray,
+            "cpus": spec.cpu or 0.0,
+            "memory_mib": spec.memory_mib or 0,
+            "gpus": spec.gpu.count,
         }
     )

@@ -186,6 +186,21 @@ class Session:
         )
         self._hear(self.ask_status())
 
+    def restart_ray(self, progress: Progress) -> protocol.Status:
+        """Start Ray again, and wait for it as :meth:`wait_for_ray`; kernels and runs go on.
+
+        Raises:
+            SessionError: it has none, or did not start again; the message says why.
+        """
+        self.channel.patiently(lambda: self.channel.request(protocol.RestartRay, protocol.Done))
+        self._hear(self.ask_status())
+        status = self.wait_for_ray(progress)
+        if status.ray == "failed":
+            with self._ray:
+                self._notices = {about: text for about, text in self._notices.items() if text != status.ray_problem}
+            raise SessionError(status.ray_problem)
+        return status
+
     def wait_for_ray(self, progress: Progress) -> protocol.Status:
         """Wait while Ray is starting; returns at once without Ray. Raises SessionLost."""
         deadline = time.monotonic() + RAY_TIMEOUT_S

@@ -12,6 +12,7 @@ from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, Unkno
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import RunRequest, RunRules
 from skyrl_magic.service.find_run import Found, last_run
 from skyrl_magic.service.kernel import ask_kernel, ensure_kernel, restart_kernel
@@ -171,6 +172,20 @@ class Cells:
         request, resolved = self._request(Given(), config, folder)
         self._running.reach(request.spec.backend)
         return request, resolved
+
+    def restart_ray(self, given: Given, config: Given, folder: Path) -> None:
+        """Start Ray again in the session that is asked for. Raises SessionError where that does not work."""
+        session = self._joined(given, config, folder, "start Ray again in")
+        progress = CellProgress()
+        line = ""
+        try:
+            status = session.restart_ray(progress)
+            took = duration_text(round(status.ray_seconds))
+            line = f"Ray of session {session.name} is new after {took}: what had used it calls ray.init() again"
+            if status.ray == "starting":
+                line = f"Ray of session {session.name} is still starting: runs wait for it"
+        finally:
+            progress.end(line or None)
 
     def restart(self, given: Given, config: Given, folder: Path) -> None:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""

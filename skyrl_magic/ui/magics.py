@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 _MODAL_HELP = "Run the cell, or the rest of the line, with bash in the session's container."
 _PYTHON_HELP = "Run the cell, or the rest of the line, in the session's own Python kernel, which keeps its variables."
-_RESTART_HELP = "Restart the session's Python kernel: its variables go; the container, its files and Ray stay."
+_RESTART_HELP = (
+    "Restart the session's Python kernel: its variables go; the container, its files and Ray stay.\n"
+    "With --ray start Ray again, and nothing else: the kernel and runs go on."
+)
 _PUSH_HELP = "Set variables of this notebook in the session's Python kernel, which is started where there is none."
 _PULL_HELP = (
     "Set variables of the session's Python kernel in this notebook: all of them, or none where one cannot come."
@@ -193,9 +196,11 @@ class SkyRLMagic(Settings):
     @no_var_expand
     @line_magic
     def skyrl_restart(self, line: str) -> None:
-        """Restart the session's Python kernel, and nothing else: ``%skyrl_restart [--session NAME] [--uv OPTIONS]``."""
+        """Restart the session's Python kernel, or Ray: ``%skyrl_restart [--session NAME] [--uv OPTIONS|--ray]``."""
         given = _options_alone("%skyrl_restart", _RESTART_HELP, line, self._evaluate(line))
-        if given is not None:
+        if given is not None and given.ray:
+            self.cells.restart_ray(given, self.given(), _folder())
+        elif given is not None:
             self.cells.restart(given, self.given(), _folder())
 
     @no_var_expand

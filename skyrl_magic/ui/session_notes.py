@@ -87,9 +87,7 @@ def note_large(reader: CheckoutReader) -> None:
 def ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
     """What the session that a cell has started is."""
     ray = ""
-    if status.ray == "failed":
-        ray = f"; Ray did not start ({status.ray_detail or 'no reason given'}): cells run without it"
-    elif status.ray == "starting":
+    if status.ray == "starting":
         ray = "; Ray is still starting: runs wait for it"
     checkout = f", checkout {checkout_text(session.spec.repo)}" if session.spec.repo else ""
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)

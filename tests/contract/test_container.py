@@ -24,7 +24,7 @@ def test_environment(lab: Lab) -> None:
     ran = lab.run(f"for n in {names}; do echo $n=${{!n}}; done; id -u")
     assert ran.out.splitlines() == [
         "SKYRL_REPO_ROOT=/root/SkyRL",
-        "RAY_ADDRESS=auto",
+        "RAY_ADDRESS=",  # there is none
         "SKYRL_DATA_DIR=/root/data",
         "HF_HOME=/root/data/.cache/huggingface",
         "RAY_RUNTIME_ENV_HOOK=ray._private.runtime_env.uv_runtime_env_hook.hook",

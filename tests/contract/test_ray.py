@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import modal
@@ -31,7 +32,7 @@ END
 def test_ray(name: str, modal_client: modal.Client, agent_path: Path) -> None:
     backend = make_backend(name, modal_client)
     service, runs = SessionService(lambda _: backend, lambda: agent_path), RunService()
-    with_ray = SessionRequest(make_spec(name, None, ray=True), None, 600, f"ray-{new_run_id()}")
+    with_ray = SessionRequest(replace(make_spec(name, None, ray=True), cpu=1.0), None, 600, f"ray-{new_run_id()}")
     without = SessionRequest(make_spec(name, None), None, 600, f"noray-{new_run_id()}")
     try:
         session, _ = service.ensure(with_ray, Recorder())
@@ -44,13 +45,16 @@ def test_ray(name: str, modal_client: modal.Client, agent_path: Path) -> None:
         assert first.reason == "ray"
         result = runs.follow(session, cell, watch, sink)
         assert result.exit_code == 0, sink.text("stderr")
-        assert "CPU" in sink.text()
+        assert "/1.0 CPU" in sink.text(), "Ray has not what was asked for"
         assert session.wait_for_ray(Recorder()).ray == "ready"
+        assert Lab(service, runs, with_ray, session).run("echo $RAY_ADDRESS").out == "auto\n"
         counted = Lab(service, runs, with_ray, session).run(_COUNT)
         assert counted.out.split() == ["285", "1"], counted.err
         other, _ = service.ensure(without, Recorder())
-        alone = Lab(service, runs, without, other).run("python3 -c 'import ray; ray.init(logging_level=\"ERROR\")'")
-        assert alone.result.exit_code != 0, "a session without Ray reached another session's"
+        look = "import ray; ray.init(logging_level='ERROR', num_cpus=1); print(ray.cluster_resources()['CPU'])"
+        alone = Lab(service, runs, without, other).run(f'python3 -c "{look}"')
+        # It looks for no cluster, so it has one of its own for as long as the driver lives.
+        assert (alone.result.exit_code, alone.out) == (0, "1.0\n"), alone.err
     finally:
         for request in (with_ray, without):
             sandbox = backend.find(request.spec.app, request.name or "")

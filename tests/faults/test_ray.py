@@ -105,9 +105,12 @@ def test_the_raylet_is_killed(kernel: Kernel, server: ServerAddress) -> None:
             assert cell.out == "next\n", cell.error
             notes = cell.notes or kernel.run("%skyrl_modal true").notes  # the supervisor had not reaped it yet
             [line] = [note for note in notes if "Ray's raylet has ended (SIGKILL)" in note]
-            assert "the next cell starts anew" in line
+            assert "%skyrl_restart --ray tries again" in line
             assert inside.supervisor.is_running()
             assert kernel.run("%%skyrl_python\n1 + 1").result == "2"
+            cell = kernel.run("%skyrl_restart --ray", timeout_s=START_TIMEOUT_S)
+            assert any("is new after" in note for note in cell.notes), cell.error
+            assert kernel.run(f"%%skyrl_python\nimport ray\nray.shutdown()\n{WORKS}").result == "42"
             assert kernel.run("%skyrl_stop --all").status == "ok"
 
 

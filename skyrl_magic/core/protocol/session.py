@@ -99,6 +99,18 @@ class CommitVolume(Message):
     request: int = 0
 
 
+@frame(28)
+@dataclasses.dataclass(frozen=True)
+class RestartRay(Message):
+    """Start Ray again, or again after all: what is left of it is ended, kernels and runs go on.
+
+    Answered by :class:`Done` when that has begun (:class:`Status` says how it gets on), or by :class:`Failed` with the
+    code ``no_ray`` in a session that has none.
+    """
+
+    request: int = 0
+
+
 @frame(13)
 @dataclasses.dataclass(frozen=True)
 class GetStatus(Message):
@@ -117,7 +129,9 @@ class Status(Message):
     ray_seconds: float = 0.0
     """How long Ray took to start, or has been starting."""
     ray_detail: str = ""
-    """The last line that the start of Ray printed, when it failed."""
+    """Why it did not start, or has ended, where it failed."""
+    ray_problem: str = ""
+    """The same as it is told in a :class:`Notice`, with what to do."""
     boot_seconds: float = 0.0
     active_runs: List[str] = dataclasses.field(default_factory=list)
     idle_s: float = 0.0

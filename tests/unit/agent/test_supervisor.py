@@ -88,15 +88,38 @@ def test_without_ray_on_path_runs_start_all_the_same(make_session: MakeSession) 
     status = status_of(channel)
     assert (status.ray, status.ray_detail) == ("failed", "there is no 'ray' on PATH in this container")
     assert channel.run("echo on").exit_code == 0
+    told = channel.wait_for(protocol.Notice).text
+    assert told == status.ray_problem
+    assert told.startswith("Ray did not start: there is no 'ray' on PATH in this container; %skyrl_restart --ray tries")
+
+
+def test_ray_is_looked_for_where_it_was_started_alone(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "ray", "exit 0")
+    for ray, address in ((True, b"auto\n"), (False, b"none\n")):
+        channel = make_session(ray=ray, env=env).attach()
+        channel.run("echo ${RAY_ADDRESS-none}")
+        assert channel.text() == address
 
 
 def test_a_failed_start_is_tried_again_and_explained(make_session: MakeSession, tmp_path: Path) -> None:
-    env = program(tmp_path / "bin", "ray", f'echo "$@" >>{tmp_path}/tries; echo no ports >&2; exit 1')
+    script = f'echo "$@" >>{tmp_path}/tries; echo error: no ports >&2; echo "-----"; echo see the docs; exit 1'
+    env = program(tmp_path / "bin", "ray", script)
     channel = make_session(ray=True, env=env).attach()
     assert channel.run("echo on").exit_code == 0
     status = status_of(channel)
-    assert (status.ray, status.ray_detail) == ("failed", "no ports")
-    assert [line.split()[:2] for line in (tmp_path / "tries").read_text().splitlines()] == [["start", "--head"]] * 2
+    assert (status.ray, status.ray_detail) == ("failed", "error: no ports")
+    assert [line.split()[:2] for line in (tmp_path / "tries").read_text().splitlines()] == [["start", "--head"]] * 3
+    advice = "%skyrl_restart --ray tries again; cells that need no Ray go on"
+    assert channel.wait_for(protocol.Notice).text == f"Ray did not start: error: no ports; {advice}"
+
+
+def test_what_was_asked_for_reaches_ray(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "ray", f'echo "$@" >{tmp_path}/words')
+    channel = make_session(ray=True, cpus=1.0, memory_mib=1000, env=env).attach()
+    channel.run("true")
+    words = (tmp_path / "words").read_text().split()
+    assert "--num-cpus=1" in words
+    assert sum(int(word.partition("=")[2]) for word in words if "memory" in word) == 1000 << 20
 
 
 def test_runs_wait_for_ray_and_clients_hear_of_it(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
@@ -145,8 +168,49 @@ def test_the_end_of_rays_node_is_told(make_session: MakeSession, tmp_path: Path,
     channel.run("true")
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     notice = channel.wait_for(protocol.Notice)
-    assert notice.text.startswith("Ray's raylet has ended (SIGKILL): what uses Ray fails in this session")
+    assert notice.text.startswith(
+        "Ray's raylet has ended (SIGKILL); what uses Ray fails in this session: %skyrl_restart"
+    )
     assert channel.run("echo on", "run-2").exit_code == 0
+    status = status_of(channel)
+    assert (status.ray, status.ray_problem) == ("failed", notice.text)
+
+
+def test_ray_starts_again_and_runs_wait_for_it(make_session: MakeSession, tmp_path: Path, gate: Gate) -> None:
+    # What the first start leaves is ended by the second one; a run that goes on is not.
+    daemon = f"setsid -f bash -c 'echo $$ >>{tmp_path}/pids; exec sleep 600' >/dev/null 2>&1"
+    env = program(tmp_path / "bin", "ray", f"[ -e {tmp_path}/works ] || exit 3; read _ <{gate}; {daemon}")
+    session = make_session(ray=True, env=env)
+    channel = session.attach()
+    channel.run("true")
+    failed = channel.wait_for(protocol.Notice)
+    assert "Ray did not start: 'ray start' ended with 1" in failed.text
+    channel.start(f"until [ -e {tmp_path}/over ]; do sleep 0.02; done", "run-2")
+    (tmp_path / "works").touch()
+    for times in (1, 2):
+        assert isinstance(channel.ask(protocol.RestartRay(), protocol.Done, protocol.Failed), protocol.Done)
+        assert status_of(channel).ray == "starting"
+        channel.start("true", f"waits-{times}")
+        channel.send(protocol.WatchRun(f"waits-{times}"))
+        channel.wait_for(protocol.RunWaiting, lambda waiting: waiting.run_id == f"waits-{times}")  # noqa: B023
+        gate.say()
+        assert channel.ended(f"waits-{times}").exit_code == 0
+        status = status_of(channel)
+        assert (status.ray, status.ray_problem) == ("ready", "")
+        until(lambda: lines(tmp_path / "pids") == times)  # noqa: B023
+    first, second = map(int, (tmp_path / "pids").read_text().split())
+    assert not alive(first)
+    assert alive(second)
+    assert status_of(channel).active_runs == ["run-2"]
+    (tmp_path / "over").touch()
+    channel.send(protocol.WatchRun("run-2"))
+    assert channel.ended("run-2").exit_code == 0
+
+
+def test_a_session_without_ray_starts_none(channel: Attached) -> None:
+    refused = channel.ask(protocol.RestartRay(), protocol.Done, protocol.Failed)
+    assert isinstance(refused, protocol.Failed)
+    assert (refused.code, "--no-ray" in refused.message) == ("no_ray", True)
 
 
 def test_what_ray_leaves_running_ends_with_the_session(make_session: MakeSession, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import SessionLost
+from skyrl_magic.core.errors import SessionError, SessionLost
 from skyrl_magic.service.session import Session
 from tests.unit.service.conftest import Recorder, World, sandbox_of
 
@@ -60,6 +60,25 @@ def test_rays_start_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch,
     status = session.wait_for_ray(progress)
     assert (status.ray, progress.phases) == (state, ["Ray"])
     assert ("no room" in status.ray_detail) == (state == "failed")
+
+
+def test_ray_that_does_not_start_again_is_one_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = world.folder / "bin"
+    folder.mkdir()
+    (folder / "ray").write_text(f"#!/bin/bash\n[ -e {folder}/works ] || {{ echo no room >&2; exit 3; }}\n")
+    (folder / "ray").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    session = world.start(world.request(ray=True))
+    status = session.wait_for_ray(Recorder())
+    text = "Ray did not start: no room; %skyrl_restart --ray tries again; cells that need no Ray go on"
+    assert status.ray_problem == text
+    assert session.take_notices() == [text]
+    with pytest.raises(SessionError, match="Ray did not start: no room"):
+        session.restart_ray(Recorder())
+    assert session.take_notices() == []  # it is the error
+    (folder / "works").touch()
+    status = session.restart_ray(Recorder())
+    assert (status.ray, status.ray_problem) == ("ready", "")
 
 
 def test_a_container_that_ends_while_ray_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
