@@ -129,11 +129,11 @@ def test_the_timeout_is_said_and_ends_the_session_with_its_volume_committed(
     channel.send(protocol.WatchRun("run-1"))
     notice = channel.wait_for(protocol.Notice)
     assert (notice.about, notice.text) == (
-        "timeout",
+        "timeout 10",
         "session test ends in 1s (--timeout 10s): its runs end then; the volume is committed",
     )
     late_comer = session.attach()
-    assert late_comer.wait_for(protocol.Notice).about == "timeout"
+    assert late_comer.wait_for(protocol.Notice).about == "timeout 10"
     assert channel.ended().reason == "its time was over (--timeout 10s)"
     assert channel.ended().exit_code == 9
     assert session.wait() == 0
