@@ -19,7 +19,7 @@ _DISPLAYS = ("display_data", "update_display_data", "execute_result")
 #: What differs from one run of a cell to the next.
 _VARIABLE = (
     (re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"),
-    (re.compile(r"\b(In|Out) ?(\x1b\[\S*?m)*\[(\x1b\[\S*?m)*\d+"), r"\1[N"),
+    (re.compile(r"(?:\b|(?<=m))(In|Out) ?(\x1b\[\S*?m)*\[(\x1b\[\S*?m)*\d+"), r"\1[N"),
     (re.compile(r"/(?:[\w.-]+/)*ipykernel_\d+/\d+\.py"), "/ipykernel_P/N.py"),
     (re.compile(r"\(\d+\.py, line"), "(N.py, line"),
     (re.compile(r"\(\d+ times\)"), "(N times)"),
