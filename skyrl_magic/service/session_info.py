@@ -12,6 +12,7 @@ from skyrl_magic.core.ports import Sandbox
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.session_tags import SessionTags
 from skyrl_magic.core.spec import SessionSpec
+from skyrl_magic.service.commits import IN_BACKGROUND
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.found import session_in
 from skyrl_magic.service.session import Session
@@ -52,6 +53,8 @@ class SessionInfo:
     usd_per_hour: float = 0.0
     """0 where no price is known."""
     spent_usd: float = 0.0
+    late_volume: str = ""
+    """Its volume, where Modal alone commits that, some time after a change; empty for one that is committed at once."""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -96,6 +99,7 @@ def session_info(
         ends_spent=first == "budget",
         usd_per_hour=0.0 if status is None else status.usd_per_hour,
         spent_usd=0.0 if status is None else status.spent_usd,
+        late_volume="" if spec is None or status is None or status.volume_version > IN_BACKGROUND else spec.volume,
     )
 
 

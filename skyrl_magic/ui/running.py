@@ -17,6 +17,7 @@ from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
 from skyrl_magic.ui.progress import CellProgress
+from skyrl_magic.ui.session_notes import late_volume_text
 from skyrl_magic.ui.tables import Table, checkout_text, shortened, size_text
 
 ALL = "--all"
@@ -65,7 +66,8 @@ class Running:
         ]
         app = ("app",) if elsewhere else ()
         columns = ("session", *app, "backend", "GPU", "state", "age", "ends in", *money, "checkout")
-        return Table(columns, rows, empty=f"no sessions run on the {here[0]} backend")
+        late = [late_volume_text(volume) for volume in sorted({info.late_volume for info in found} - {""})]
+        return Table(columns, rows, f"no sessions run on the {here[0]} backend", late)
 
     def stop(self, names: Sequence[str], current: Place | None, here: Callable[[], Place]) -> Sequence[Place]:
         """Stop the sessions of these names, the current one, or with ``--all`` all; where those were.

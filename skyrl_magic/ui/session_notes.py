@@ -69,8 +69,12 @@ def shown_whole(run: protocol.RunSummary, shown: tuple[int, int, int]) -> bool:
 def note_volume(session: Session) -> None:
     """Say when others see what the session writes, where its volume cannot be committed on demand."""
     if session.status.volume_version <= IN_BACKGROUND:
-        name = session.spec.volume
-        note(f"volume {name} is version 1: Modal shows changes to others some seconds later, and at the session's end")
+        note(late_volume_text(session.spec.volume))
+
+
+def late_volume_text(volume: str) -> str:
+    """When others see what a session writes to a volume that cannot be committed on demand."""
+    return f"volume {volume} is version 1: Modal shows changes to others some seconds later, and at the session's end"
 
 
 def note_large(reader: CheckoutReader) -> None:

@@ -581,3 +581,11 @@ def test_closing_leaves_sessions(book: Book, backend: ProcessBackend) -> None:
     assert backend.made[0].poll() is None
     for stream in backend.made[0].streams:
         assert stream.process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("backend", [1], indirect=True)
+def test_the_table_says_when_others_see_what_is_written_to_a_volume_of_version_1(book: Book) -> None:
+    book.run("true")
+    assert list(book.cells.sessions_table(DEFAULTS, book.folder).caption) == [
+        "volume skyrl-data is version 1: Modal shows changes to others some seconds later, and at the session's end"
+    ]
