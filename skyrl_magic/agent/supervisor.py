@@ -232,7 +232,7 @@ class Supervisor:
         timeout_s = self.config.hard_timeout_s
         # The backend's clock started before this process did.
         if timeout_s and time.monotonic() - self._began >= timeout_s - min(TIMEOUT_SLACK_S, timeout_s / 2):
-            return f"its container's time was over (hard timeout {duration_text(timeout_s)})"
+            return f"its hard timeout was over ({duration_text(timeout_s)})"
         return "the backend ended its container (it was preempted, or stopped there)"
 
     def _turn(self) -> None:

@@ -42,9 +42,10 @@ _TEXT = "-c"
 #: Scripts that run scripts are followed so far, and so many in all: a checkout that was cloned may hold anything.
 _DEPTH = 3
 _SCRIPTS = 8
-#: No text is read further, and no value grows longer. In characters.
-_TEXT_CHARS = 64 * 1024
+#: No text is read further, no value grows longer, and no command more words. In characters, and words.
+TEXT_CHARS = 64 * 1024
 _VALUE_CHARS = 4096
+_WORDS = 1000
 _ENDS = frozenset({";", "&&", "||", "|", "&", "(", ")"})
 
 
@@ -166,8 +167,11 @@ def _assign(word: str, shell: _Shell) -> bool:
 def _command(words: list[str], shell: _Shell, arguments: list[str], depth: int) -> None:
     """One command: a training, or a script that is followed."""
     given: list[str] = []
-    for word in words:
+    for word in words[:_WORDS]:
         given += arguments if word in {"$@", "$*", "${@}"} else [_expand(word, shell.variables)]
+    given = given[:_WORDS]
+    if not given:  # ``exec "$@"`` without arguments
+        return
     script = _script(_unwrapped(given))
     if script is not None:
         path, rest = script
@@ -251,13 +255,13 @@ def _expand(word: str, variables: dict[str, str]) -> str:
             variables[name] = known
         return known
 
-    expanded = _VARIABLE.sub(value, word)
+    expanded = _VARIABLE.sub(value, word) if len(word) <= _VALUE_CHARS else word
     return expanded if len(expanded) <= _VALUE_CHARS else _UNKNOWN
 
 
 def _commands(text: str) -> Iterator[list[str]]:
     """The words of each simple command; what bash alone can read is left out."""
-    for line in _lines(text[:_TEXT_CHARS]):
+    for line in _lines(text[:TEXT_CHARS]):
         lexer = shlex.shlex(_SUBSTITUTION.sub(_UNKNOWN, line), posix=True, punctuation_chars=";&|()")
         lexer.whitespace_split = True
         lexer.commenters = "#"

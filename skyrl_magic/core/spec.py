@@ -136,8 +136,6 @@ class RunRules:
     """How long a run gets after SIGINT, and after SIGTERM, before the next signal."""
     max_runs: int = 16
     """How many runs may go on in a session when another one is started."""
-    keep_results: bool = True
-    """As in :class:`KeepRuns`: what the sessions of this notebook keep without being told."""
 
 
 @dataclass(frozen=True)

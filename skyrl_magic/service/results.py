@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import SessionError
-from skyrl_magic.core.lost_results import lost_results
+from skyrl_magic.core.lost_results import TEXT_CHARS, lost_results
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.session import Session
 
-#: A script is read so far; longer ones are data. In bytes.
-_SCRIPT_BYTES = 64 * 1024
 #: How long a session may take to look for what it has written, in seconds (``agent.unkept`` takes 2 s at most).
 _LOOK_TIMEOUT_S = 5.0
+#: So many folders are named (the agent sends no more).
+_NAMED = 5
 
 
 def lost_text(session: Session, request: RunRequest, *, keep_results: bool) -> str:
@@ -58,11 +59,15 @@ def unkept_text(session: Session, size_text: Callable[[int], str]) -> str:
         answer = session.channel.request(protocol.FindUnkept, protocol.Unkept, timeout_s=_LOOK_TIMEOUT_S)
     except SessionError:  # an agent of an earlier version, or one that does not answer: the stop goes on
         return ""
-    found = [(str(item[0]), int(item[1])) for item in answer.found if len(item) == len(("path", "bytes"))]
+    try:
+        found = [(str(path), int(size_bytes)) for path, size_bytes in answer.found[:_NAMED]]
+    except (TypeError, ValueError, OverflowError):  # whatever the container sends, it is stopped
+        return ""
     if not found:
         return ""
     places = ", ".join(f"{_printable(path)} ({size_text(size_bytes)})" for path, size_bytes in found)
-    how = f"`cp -r {_printable(found[0][0])} {contract.VOLUME_DIR}/` in a cell before the stop keeps it"
+    copy = f"cp -r {shlex.quote(_printable(found[0][0]))} {contract.VOLUME_DIR}/"
+    how = f"next time `{copy}` in a cell before %skyrl_stop keeps it"
     return f"session {session.name} had written {places}: not on the volume, gone with the container; {how}"
 
 
@@ -91,4 +96,4 @@ def _read(root: Path, below: PurePosixPath) -> str | None:
     if not path.is_relative_to(root.resolve()) or not stat.S_ISREG(path.stat().st_mode):
         return None
     with path.open("rb") as file:
-        return file.read(_SCRIPT_BYTES).decode("utf-8", "replace")
+        return file.read(TEXT_CHARS).decode("utf-8", "replace")

@@ -101,7 +101,7 @@ def _stay(request: SessionRequest, fresh: SessionRequest, names: Mapping[str, st
         "wait_s": ("wait_s",),
         "max_usd": ("max_usd",),
         "usd_per_hour": ("usd_per_hour",),
-        "keep": ("keep_runs_days", "keep_runs_gb"),
+        "keep": ("keep_runs_days", "keep_runs_gb", "keep_results"),
     }
     changed = {field: getattr(fresh, field) for field, said in limits.items() if not names.keys().isdisjoint(said)}
     if "gpu" in names:  # if it is started again, any of them will do

@@ -134,7 +134,6 @@ class Settings(Magics):
             stop_on_exit=self.on_kernel_exit == "stop",
             grace_s=self.grace,
             max_runs=self.max_runs,
-            keep_results=self.keep_results is not False,
         )
 
     def assign(self, given: Given) -> None:

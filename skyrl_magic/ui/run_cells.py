@@ -166,7 +166,8 @@ class RunCells:
 
     def _note_before(self, session: Session, request: RunRequest) -> None:
         """Say which results of a training would end with its container, and that there is no GPU to look at."""
-        lost = lost_text(session, request, keep_results=request.rules.keep_results)
+        current = self._notebook.current
+        lost = lost_text(session, request, keep_results=current is None or current.keep.results)
         for text in filter(None, (lost, no_gpu_text(session.spec, request.cell))):
             note(text)
 

@@ -32,4 +32,4 @@ def test_a_training_is_told_where_its_checkpoints_go(kernel: Kernel) -> None:
     cell = kernel.run("%skyrl_stop results")
     line = next(note for note in cell.notes if note.startswith("session results had written"))
     assert "/root/ckpts (3.0 MB): not on the volume" in line
-    assert "`cp -r /root/ckpts /root/data/`" in line
+    assert "next time `cp -r /root/ckpts /root/data/`" in line

@@ -501,7 +501,7 @@ def test_sigterm_at_the_end_of_its_time_is_the_timeout(make_session: MakeSession
     channel.send(protocol.WatchRun("run-1"))
     until(lambda: status_of(channel).timeout_in_s < 1.5)
     session.process.send_signal(signal.SIGTERM)
-    assert channel.ended().reason == "its container's time was over (hard timeout 4s)"
+    assert channel.ended().reason == "its hard timeout was over (4s)"
     assert session.wait() == 0
 
 

@@ -149,6 +149,26 @@ def test_what_is_no_training_or_cannot_be_known_is_left_alone(command: str) -> N
     assert lost(command) == []
 
 
+@pytest.mark.parametrize("script", ['exec "$@"', '"$@"', 'nohup "$@" &', "time $*"])
+def test_a_script_that_runs_its_arguments(script: str) -> None:
+    assert lost_results("bash entry.sh", {"entry.sh": script}.get) == []
+    given = lost_results(f"bash entry.sh {MAIN}", {"entry.sh": script}.get)
+    assert [found.what for found in given] == ["checkpoints", "exports"]
+
+
+def test_arguments_that_are_not_there_are_no_command() -> None:
+    script = 'run() { echo "+ $*"; "$@"; }\nrun'
+    assert lost_results("bash entry.sh", {"entry.sh": script}.get) == []
+    assert lost_results('"$@" # train.sh', FILES.get) == []
+
+
+def test_arguments_do_not_multiply() -> None:
+    texts = {name: f"bash {after} " + "$@ " * 1000 for name, after in (("a.sh", "b.sh"), ("b.sh", "c.sh"))}
+    texts["c.sh"] = f"{MAIN} $@"
+    given = lost_results("bash a.sh trainer.ckpt_path=/root/data/c x", texts.get)
+    assert [found.what for found in given] == ["exports"]
+
+
 def test_scripts_of_a_stranger_end() -> None:
     read: list[str] = []
 

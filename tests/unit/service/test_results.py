@@ -4,10 +4,12 @@ import os
 
 import pytest
 
+from skyrl_magic.core import protocol
 from skyrl_magic.core.protocol import PYTHON
 from skyrl_magic.core.spec import KeepRuns, RunRequest
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.results import lost_text, unkept_text
+from skyrl_magic.service.session import Session
 from tests.unit.service.conftest import World, sandbox_of
 
 TRAIN = (
@@ -59,8 +61,17 @@ def test_what_a_session_has_written_beside_the_volume_is_said_when_it_is_stopped
     world.service.stop(*key, lambda session: said.append(unkept_text(session, lambda size: f"{size} bytes")))
     assert said[0] == (
         f"session {session.name} had written {home}/ckpts (3000000 bytes): not on the volume, gone with the container; "
-        f"`cp -r {home}/ckpts /root/data/` in a cell before the stop keeps it"
+        f"next time `cp -r {home}/ckpts /root/data/` in a cell before %skyrl_stop keeps it"
     )
+
+
+@pytest.mark.parametrize("found", [5, [5], None, [["/x", "y"]], [["/x", float("inf")]], [["/x"]], "abc", {"a": 1}])
+def test_what_a_replaced_agent_sends_keeps_no_session_from_being_stopped(
+    session: Session, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = protocol.Unkept(1, found)  # type: ignore[arg-type]
+    monkeypatch.setattr(session.channel, "request", lambda *_, **__: answer)
+    assert unkept_text(session, str) == ""
 
 
 def test_a_session_that_wrote_to_the_volume_alone_says_nothing(world: World, checkout: Checkout) -> None:
