@@ -10,6 +10,7 @@ from typing import List, Optional, Set
 
 from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.spending import Spending
+from skyrl_magic.core.protocol.dollars import usd_text
 from skyrl_magic.core.protocol.durations import duration_text
 
 #: The session ends itself this long before its backend would kill it, in seconds, and for short lives this share
@@ -37,13 +38,6 @@ def about_text(duration_s: float) -> str:
     """``45s`` or ``5m``, rounded."""
     unit_s = _MINUTE_S if duration_s >= 2 * _MINUTE_S else 1.0
     return duration_text(round(duration_s / unit_s) * unit_s)
-
-
-def usd_text(usd: float) -> str:
-    """``$5``, ``$0.25`` or ``$0.0004``: as many digits as it takes."""
-    if usd >= 0.1:  # noqa: PLR2004  (whole cents)
-        return f"${usd:.2f}".replace(".00", "")
-    return f"${usd:.2g}" if usd >= 1e-4 else f"${usd:.6f}"  # noqa: PLR2004  (``g`` writes 1e-05 from there on)
 
 
 class Limits:

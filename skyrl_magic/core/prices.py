@@ -122,10 +122,3 @@ def price_of(spec: SessionSpec, rates: Rates) -> Price | None:
 def said_price(usd_per_hour: float) -> Price:
     """The price that the user says: all of it, whatever is used."""
     return Price("your usd_per_hour", usd_per_hour)
-
-
-def usd_text(usd: float) -> str:
-    """``$5``, ``$12.40`` or ``$0.0004``: cents, and more where it takes them."""
-    if usd >= 0.1 or usd == 0:  # noqa: PLR2004  (whole cents say enough from there on)
-        return f"${usd:.2f}".removesuffix(".00")
-    return f"${usd:.2g}" if usd >= 1e-4 else f"${usd:.6f}"  # noqa: PLR2004  (``g`` writes 1e-05 from there on)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import Gpu
 from skyrl_magic.core.options import Given
-from skyrl_magic.core.prices import Price, usd_text
+from skyrl_magic.core.prices import Price
+from skyrl_magic.core.protocol.dollars import usd_text
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.service.owners import is_asker
 from skyrl_magic.service.pricing import LOCAL, Pricing

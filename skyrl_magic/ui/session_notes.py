@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
-from skyrl_magic.core.prices import Price, usd_text
+from skyrl_magic.core.prices import Price
+from skyrl_magic.core.protocol.dollars import usd_text
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
 from skyrl_magic.service.commits import IN_BACKGROUND
 from skyrl_magic.service.logs import ENDED, all_runs

@@ -9,7 +9,7 @@ import pytest
 
 from skyrl_magic.agent.cgroup import Cgroup
 from skyrl_magic.agent.config import Config
-from skyrl_magic.agent.limits import Limits, usd_text
+from skyrl_magic.agent.limits import Limits
 from skyrl_magic.agent.spending import Spending
 
 BEGAN = 1000.0
@@ -134,11 +134,6 @@ def test_without_limits_nothing_is_due() -> None:
     limits = Limits(config(), BEGAN)
     assert (limits.reason(BEGAN + 1e6), texts(limits, 1e6), limits.timeout_in_s(BEGAN)) == ("", [], 0.0)
     assert limits.grace_s(3.0) == 3.0
-
-
-@pytest.mark.parametrize(("usd", "text"), [(5, "$5"), (0.25, "$0.25"), (12.4, "$12.40"), (0.0004, "$0.0004")])
-def test_dollars(usd: float, text: str) -> None:
-    assert usd_text(usd) == text
 
 
 # --- use beyond what was asked for ------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from skyrl_magic.core.gpus import MAX_COUNTS, NO_GPU, Gpu
-from skyrl_magic.core.prices import TABLE, Price, account_rates, price_of, said_price, usd_text
+from skyrl_magic.core.prices import TABLE, Price, account_rates, price_of, said_price
+from skyrl_magic.core.protocol.dollars import usd_text
 from skyrl_magic.core.spec import SessionSpec
 
 SPEC = SessionSpec("modal", NO_GPU, "image", "data", "app", ray=False)
