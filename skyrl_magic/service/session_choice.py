@@ -56,6 +56,12 @@ def named(line: Given, config: Given, before: Given) -> Mapping[str, str]:
     return found
 
 
+def changes(config: Given, before: Given) -> Given:
+    """What of ``%config`` is set now and was not, or not so, ``before``."""
+    now = {field.name: getattr(config, field.name) for field in fields(Given)}
+    return Given(**{name: value for name, value in now.items() if value != getattr(before, name)})
+
+
 def choose(fresh: SessionRequest, line: Given, config: Given, begins_in: str | None, used: Used) -> Choice:
     """The session that a cell goes to.
 

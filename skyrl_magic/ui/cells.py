@@ -21,7 +21,7 @@ from skyrl_magic.service.run_list import find_log, known_runs, living, runs_that
 from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
-from skyrl_magic.service.session_choice import Choice, Used, choose
+from skyrl_magic.service.session_choice import Choice, Used, changes, choose
 from skyrl_magic.service.session_request import SessionRequest, request_of
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
@@ -321,8 +321,17 @@ class Cells:
             self.notebook.once(_runs_of(session))  # it has none
             self._notes_of_new(session, lost or end_before(status, session.spec.backend))
         else:
-            set_live(session, request, given, config if config != self.notebook.config else None)
+            set_live(session, request, given, self._changes(given, config))
         return session, line
+
+    def _changes(self, given: Given, config: Given) -> Given:
+        """The settings that count as if this cell named them: those that were changed in the current session.
+
+        Where a notebook begins, and where a line names the session, settings change nothing about one that runs.
+        """
+        if self.notebook.current is None or given.session is not None:
+            return Given()
+        return changes(config, self.notebook.config)
 
     def _make_current(self, session: Session, choice: Choice, resolved: Resolved, config: Given) -> None:
         """Make a session the current one, and say what is to be known of it here."""

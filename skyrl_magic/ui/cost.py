@@ -57,7 +57,7 @@ def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
     return (_FREE,) if free else ()
 
 
-def set_live(session: Session, request: SessionRequest, said: Given, config: Given | None) -> None:
+def set_live(session: Session, request: SessionRequest, said: Given, changed: Given) -> None:
     """Bring a session that ran already to the limits of the request.
 
     A timeout or an idle timeout is set where it was said now, and a changed timeout is said; a budget is set also where
@@ -67,18 +67,17 @@ def set_live(session: Session, request: SessionRequest, said: Given, config: Giv
         session: it runs.
         request: what is asked for.
         said: the line's options.
-        config: the notebook's settings, where they have changed since the last cell.
+        changed: of the notebook's settings those that count as if the line said them.
 
     Raises:
         SessionError: the budget is spent already, the timeout over or beyond the container's, or no answer.
     """
-    config = config or Given()
-    if said.idle_timeout_s is not None or config.idle_timeout_s is not None:
+    if said.idle_timeout_s is not None or changed.idle_timeout_s is not None:
         session.set_idle_timeout(float(request.idle_timeout_s))
-    if said.timeout_s is not None or config.timeout_s is not None:
+    if said.timeout_s is not None or changed.timeout_s is not None:
         _set_timeout(session, request.timeout_s)
     there = session.status
-    said_now = said.max_usd is not None or config.max_usd is not None
+    said_now = said.max_usd is not None or changed.max_usd is not None
     tighter = request.max_usd is not None and (not there.max_usd or request.max_usd < there.max_usd)
     budget = request.max_usd if tighter or said_now else None
     price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None

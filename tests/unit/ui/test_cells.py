@@ -295,6 +295,28 @@ def test_the_idle_timeout_is_set_while_the_session_runs(book: Book, services: Se
     assert session.ask_status().idle_timeout_s == 77
 
 
+def test_settings_change_no_limit_of_a_session_that_a_notebook_joins(
+    book: Book, services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="train", timeout_s=14400, idle_timeout_s=77)
+    session = services.sessions.get("local", "my_skyrl_app", "train")
+    assert session is not None
+    again = Book(services, book.folder)  # its kernel after a restart
+    again.config = replace(DEFAULTS, session="train", timeout_s=3600, idle_timeout_s=600)
+    assert again.run("true") == Outcome()
+    status = session.ask_status()
+    assert (status.timeout_s, status.idle_timeout_s) == (14400, 77)
+    again.config = replace(again.config, idle_timeout_s=99)
+    assert again.run("true") == Outcome()
+    status = session.ask_status()
+    assert (status.timeout_s, status.idle_timeout_s) == (14400, 99), "only what was changed counts"
+    again.config = replace(again.config, timeout_s=7200)
+    capsys.readouterr()
+    assert again.run("true") == Outcome()
+    assert session.ask_status().timeout_s == 7200
+    assert lines(capsys, "--timeout 2h") != []
+
+
 def test_the_folders_checkout_is_brought_along(book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "clone"
     (root / "skyrl-gym").mkdir(parents=True)
