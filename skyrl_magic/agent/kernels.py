@@ -22,7 +22,7 @@ from skyrl_magic.core import protocol
 GRACE_S = 5.0
 EXIT_S = 5.0
 #: So long after that the relay, which keeps both, is killed too.
-_RELAY_S = 2.0
+RELAY_S = 2.0
 #: No kernel, one that is starting, one that runs.
 OFF, STARTING, READY = "off", "starting", "ready"
 #: Where the relay's sockets and logs lie, below the agent's state; short, as a socket's path has at most 107 bytes.
@@ -149,7 +149,10 @@ class KernelHost:
         self._send(message)
 
     def start(self, client: Asker, request: int, uv: str) -> None:
-        """Start a kernel where there is none, and answer when it is up."""
+        """Start a kernel where there is none, and answer when it is up; none is started while the session ends."""
+        if self._last:
+            client.push(protocol.Failed(request, protocol.STOPPING, "the session is about to end"))
+            return
         if self._ending:
             self._starts.append(lambda: self.start(client, request, uv))
             return
@@ -181,7 +184,7 @@ class KernelHost:
             self._kill(reason)  # nobody has a variable there yet
         elif not self._ending:
             self._ending = reason
-            self.kill_at = time.monotonic() + grace_s + exit_s + _RELAY_S
+            self.kill_at = time.monotonic() + grace_s + exit_s + RELAY_S
             self._send(protocol.EndKernel(reason, grace_s, exit_s))
 
     def finish(self, reason: str, grace_s: float, exit_s: float) -> None:

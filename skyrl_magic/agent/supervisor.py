@@ -26,7 +26,7 @@ from skyrl_magic.agent.config import Config
 from skyrl_magic.agent.earlier import Earlier, find_earlier
 from skyrl_magic.agent.endings import Endings
 from skyrl_magic.agent.idle import Idle
-from skyrl_magic.agent.kernels import OFF, KernelHost
+from skyrl_magic.agent.kernels import OFF, RELAY_S, KernelHost
 from skyrl_magic.agent.limits import Limits
 from skyrl_magic.agent.nvidia import NvidiaSmi, difference
 from skyrl_magic.agent.ray_start import STARTING, RayStart
@@ -37,14 +37,17 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.protocol.durations import duration_text
 
 #: When the container ends: how long runs get from SIGTERM, and Python cells from KeyboardInterrupt, to SIGKILL; how
-#: long the Python kernel gets after that to shut down (``atexit``); how long the last archive pass and frames may take.
+#: long the Python kernel gets after that to shut down (``atexit``), and its relay after that (``kernels.RELAY_S``).
+#: What is still there then is waited for no longer than the slack. How long the last archive pass and frames may take.
 #: In seconds.
 STOP_GRACE_S = 5.0
 KERNEL_EXIT_S = 5.0
+STOP_SLACK_S = 2.0
 FLUSH_S = 10.0
 #: The archive pass has so much less: the journals that are not on the volume by then are left, in seconds.
 HURRY_S = 5.0
-#: How long the last commit may take, with the one under way before it and all of the above, in seconds.
+#: How long all of this may take from the end of the runs, in seconds: the archive pass, a commit that is under way, and
+#: the last commit.
 COMMIT_S = 24.0
 #: A container that is asked to end so shortly before its timeout has come to it, in seconds.
 TIMEOUT_SLACK_S = 60.0
@@ -104,6 +107,8 @@ class Supervisor:
         self._had_client = False
         self._end_reason = ""
         self._kill_at: Optional[float] = None
+        self._ends_by: Optional[float] = None
+        """When the end begins whatever is left, by the monotonic clock."""
 
     def run(self) -> int:
         """Boot and serve until the end; returns the exit code."""
@@ -152,14 +157,20 @@ class Supervisor:
         self._end_reason = reason
         grace_s, exit_s = self.limits.grace_s(STOP_GRACE_S), self.limits.grace_s(KERNEL_EXIT_S)
         self._kill_at = time.monotonic() + grace_s
+        self._ends_by = self._kill_at + exit_s + RELAY_S + STOP_SLACK_S
         log(f"{protocol.SESSION_ENDS}{reason}")  # clients read it there when the container is gone
         self.runs.end(reason)
         self.kernel.finish(reason, grace_s, exit_s)
 
     @property
     def _stopped(self) -> bool:
-        """Whether nothing of the session goes on that could still do something for the last commit."""
-        return self._stopping and not self.runs.active and self.kernel.state == OFF
+        """Whether nothing of the session goes on that could still do something for the last commit, or it had its time.
+
+        Whatever does not end must not keep the container, which is paid for.
+        """
+        if self._ends_by is None:
+            return False
+        return time.monotonic() >= self._ends_by or (not self.runs.active and self.kernel.state == OFF)
 
     @property
     def stopping(self) -> bool:
@@ -313,7 +324,7 @@ class Supervisor:
                 deadlines.append(self._spare_due_at)
         if self.endings.due_at is not None:
             deadlines.append(self.endings.due_at)
-        deadlines += [at for at in (self._kill_at, self.kernel.kill_at) if at is not None]
+        deadlines += [at for at in (self._kill_at, self._ends_by, self.kernel.kill_at) if at is not None]
         return min(deadlines)
 
     @property

@@ -39,7 +39,8 @@ from skyrl_magic.service.session_request import (
 #: How often a name that is taken and free by turns is tried.
 _TRIES = 5
 #: How long a session that was asked to stop may take before its container is ended under it, in seconds: its runs get
-#: 5 s, its Python kernel 5 s, and its last commit 24 s (``agent.supervisor``).
+#: 5 s, its Python kernel 5 s, the kernel's relay 2 s, and what follows, with the last commit, 24 s
+#: (``agent.supervisor``).
 STOP_TIMEOUT_S = 36.0
 
 

@@ -21,6 +21,7 @@ from skyrl_magic.core import protocol
 M = TypeVar("M", bound=protocol.Message)
 #: Generous: the machine may be busy. Nothing waits this long when things work.
 DEADLINE_S = 60.0
+PING_S = 5.0
 
 
 class Attached:
@@ -46,7 +47,10 @@ class Attached:
         """Take what comes next; fails at the deadline or the end of the stream."""
         assert self.process.stdout is not None
         fd = self.process.stdout.fileno()
-        assert select.select([fd], [], [], timeout_s)[0], "the agent was silent"
+        deadline = time.monotonic() + timeout_s
+        while not select.select([fd], [], [], min(timeout_s, PING_S))[0]:
+            assert time.monotonic() < deadline, "the agent was silent"
+            self.send(protocol.Ping())  # as a client does: the agent drops one that says nothing for long
         data = os.read(fd, 1 << 20)
         if not data:
             self.at_end = True

@@ -527,6 +527,30 @@ def test_stop_session_is_answered_first(session: Session, channel: Attached) -> 
     assert session.wait() == 0
 
 
+def test_no_kernel_begins_while_the_session_ends(session: Session, channel: Attached, gate: Gate) -> None:
+    started = f"import atexit\natexit.register(lambda: open({str(gate)!r}).readline())"
+    channel.run(started, kind=protocol.PYTHON)
+    channel.send(protocol.RestartKernel(901))  # waits for the kernel's end
+    channel.ask(protocol.StopSession(), protocol.Done)
+    late = channel.ask(protocol.RestartKernel(0, keep=True), protocol.Done, protocol.Failed)
+    assert isinstance(late, protocol.Failed)
+    assert late.code == protocol.STOPPING
+    gate.say()
+    waited = channel.wait_for(protocol.Failed, lambda frame: frame.request == 901)
+    assert waited.code == protocol.STOPPING
+    assert session.wait() == 0
+
+
+def test_a_run_whose_shim_does_not_answer_does_not_keep_the_container(
+    session: Session, channel: Attached, tmp_path: Path, gate: Gate
+) -> None:
+    channel.start(f"read x <{gate}; kill -STOP $PPID; touch {tmp_path}/stopped")
+    gate.say()
+    until((tmp_path / "stopped").exists)
+    channel.ask(protocol.StopSession(), protocol.Done)
+    assert session.wait() == 0
+
+
 def test_a_killed_supervisor_takes_its_runs_with_it(session: Session, channel: Attached, tmp_path: Path) -> None:
     channel.start(f"echo $$ >{tmp_path}/pid; echo up; sleep 600")
     channel.send(protocol.WatchRun("run-1"))
