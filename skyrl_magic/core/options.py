@@ -118,7 +118,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--app", "app", SESSION, "Modal app", "NAME", values.object_name),
     Option("--secret", "secrets", SESSION, "Modal secret (repeats)", "NAME", values.object_name, repeats=True),
     Option("--no-ray", "ray", SESSION, "do not start Ray", constant=False),
-    Option("--ray", "ray", SESSION, "start Ray, where your settings say otherwise"),
+    Option("--ray", "ray", SESSION, "start Ray, where your settings say otherwise; again, at %skyrl_restart"),
     Option("--backend", "backend", SESSION, "where containers run", "auto|modal|local", _backend),
     Option("--session", "session", LIVE, "the session of this name", "NAME", values.object_name),
     Option("--timeout", "timeout_s", LIVE, "end it so long after its start", _DURATION, values.duration_s),

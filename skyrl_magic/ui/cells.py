@@ -175,7 +175,8 @@ class Cells:
 
     def restart_ray(self, given: Given, config: Given, folder: Path) -> None:
         """Start Ray again in the session that is asked for. Raises SessionError where that does not work."""
-        session = self._joined(given, config, folder, "start Ray again in")
+        # The flag says what to do, and not which session: one that was started with --no-ray refuses it.
+        session = self._joined(replace(given, ray=None), config, folder, "start Ray again in")
         progress = CellProgress()
         line = ""
         try:

@@ -18,6 +18,7 @@ from skyrl_magic.core.errors import (
     RunFailed,
     RunStopped,
     SessionConflict,
+    SessionError,
     SessionLost,
 )
 from skyrl_magic.core.gpus import NO_GPU, Gpu
@@ -180,6 +181,13 @@ def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"session \S+: no GPU, volume skyrl-data \(Ray [\d.]+s\)", said[0])
     assert said[-1] == "hello"
+
+
+def test_ray_is_started_again_in_the_current_session_alone(book: Book) -> None:
+    book.run("true", session="b", ray=True)
+    book.run("true", session="a", ray=False)
+    with pytest.raises(SessionError, match="session a was started with --no-ray"):
+        book.cells.restart_ray(Given(ray=True), book.config, book.folder)
 
 
 # --- which session ----------------------------------------------------------------------------------------------------
