@@ -192,7 +192,7 @@ class Cells:
         """Restart the Python kernel of the session that is asked for; its variables and widgets are gone."""
         session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
-        self._outputs.comms.forget(session)
+        self._run_cells.forget_kernel(session)
         note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
 
     def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:

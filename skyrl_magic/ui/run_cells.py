@@ -162,6 +162,11 @@ class RunCells:
             return handle.background.wait(patience_s)
         return self._runs.await_end(session, run.run_id, patience_s)
 
+    def forget_kernel(self, session: Session) -> None:
+        """The session's Python kernel is a new one."""
+        self._counts.forget(session.sandbox.id)
+        self._outputs.comms.forget(session)
+
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _note_before(self, session: Session, request: RunRequest) -> None:
@@ -213,9 +218,9 @@ class RunCells:
         """A traceback has the numbers that this notebook shows beside its cells."""
         here = execution_count()
         if end.count is not None and here is not None and not request.attached:
-            self._counts.learn(session.name, end.count, here)
+            self._counts.learn(session.sandbox.id, end.count, here)
         if end.error is not None:
-            end.error = self._counts.renumbered(session.name, end.error)
+            end.error = self._counts.renumbered(session.sandbox.id, end.error)
 
     def _seen(self, run: protocol.RunSummary) -> tuple[int, int, int]:
         """How far this notebook has shown a run: as this kernel knows it, else as the one before it told the agent."""

@@ -30,6 +30,18 @@ def test_a_frame_has_the_notebooks_number(entry: str, shown: str | None) -> None
     assert renumbered(counts, entry) == [entry.replace("In[3]", "In[7]") if shown is None else shown]
 
 
+@pytest.mark.parametrize("entry", ["\x1b[m" * 100_000 + "x", " " * 100_000, "Cell In" + "\x1b[m" * 100_000])
+def test_an_entry_of_the_container_takes_no_time_that_grows_with_its_square(entry: str) -> None:
+    assert renumbered(CellCounts(), entry) == [entry]
+
+
+def test_a_restarted_kernel_is_another_one() -> None:
+    counts = CellCounts()
+    counts.learn("s", 3, 7)
+    counts.forget("s")
+    assert renumbered(counts, "Cell In[3], line 1") == ["Cell In[3], line 1"]
+
+
 def test_a_kernel_that_begins_anew_is_another_one() -> None:
     counts = CellCounts()
     counts.learn("s", 1, 5)
