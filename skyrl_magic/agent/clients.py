@@ -201,23 +201,26 @@ class Client:
         self.push(protocol.RunList(request.request, [dataclasses.asdict(run) for run in runs], more))
 
     def _configure(self, request: protocol.Configure) -> None:
-        if request.idle_timeout_s is not None:
-            timeout_s = float(request.idle_timeout_s)
-            if not timeout_s > 0:
-                raise ValueError(f"an idle timeout of {timeout_s:g}s cannot be")
-            self._supervisor.idle.timeout_s = timeout_s
+        """Take over all that a request says, or nothing of it."""
+        idle, limits = self._supervisor.idle, self._supervisor.limits
+        idle_s = idle.timeout_s if request.idle_timeout_s is None else float(request.idle_timeout_s)
+        if not idle_s > 0:
+            raise ValueError(f"an idle timeout of {idle_s:g}s cannot be")
+        max_usd, price = (None if v is None else float(v) for v in (request.max_usd, request.usd_per_hour))
+        timeout_s = limits.timeout_s
         if request.timeout_s is not None:
             try:
-                self._supervisor.limits.set_timeout(float(request.timeout_s), time.monotonic())
+                limits.set_timeout(float(request.timeout_s), time.monotonic())
             except ValueError as error:
                 self.push(protocol.Failed(request.request, "timeout", str(error)))
                 return
-        max_usd, price = (None if v is None else float(v) for v in (request.max_usd, request.usd_per_hour))
         try:
-            self._supervisor.limits.set_budget(max_usd, time.monotonic(), price)
+            limits.set_budget(max_usd, time.monotonic(), price)
         except ValueError as error:
+            limits.timeout_s = timeout_s
             self.push(protocol.Failed(request.request, "budget", str(error)))
             return
+        idle.timeout_s = idle_s
         self.push(protocol.Done(request.request))
 
     def _commit(self, request: protocol.CommitVolume) -> None:

@@ -467,8 +467,13 @@ def test_a_session_that_cannot_write_says_so(make_session: MakeSession) -> None:
 def test_idle_time_can_be_changed(make_session: MakeSession) -> None:
     session = make_session()
     channel = session.attach()
-    refused = channel.ask(protocol.Configure(idle_timeout_s=-1.0), protocol.Done, protocol.Failed)
-    assert isinstance(refused, protocol.Failed)
+    for wrong in (
+        protocol.Configure(idle_timeout_s=-1.0),
+        protocol.Configure(idle_timeout_s=5.0, timeout_s=-1.0),
+        protocol.Configure(idle_timeout_s=5.0, timeout_s=900.0, max_usd=-1.0),
+    ):
+        assert isinstance(channel.ask(wrong, protocol.Done, protocol.Failed), protocol.Failed)
+        assert status_of(channel).timeout_s == 0.0
     assert isinstance(channel.ask(protocol.Configure(), protocol.Done, protocol.Failed), protocol.Done)
     assert status_of(channel).idle_timeout_s == 600.0
     channel.ask(protocol.Configure(idle_timeout_s=0.5), protocol.Done)
