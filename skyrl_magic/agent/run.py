@@ -69,10 +69,13 @@ class Run:
         return self.spec.run_id
 
     def see(self, notebook: str, bytes_shown: Tuple[int, int, int]) -> None:
-        """Note how far a notebook has shown it; the notebooks that looked last are kept."""
+        """Note how far a notebook has shown it; the notebooks that looked last are kept.
+
+        Its client has several writers: what an earlier one had to say may come after the later one's.
+        """
         name = sys.intern(notebook[:_NOTEBOOK_CHARS])
-        self.seen.pop(name, None)
-        self.seen[name] = bytes_shown
+        out, err, outputs = self.seen.pop(name, (0, 0, 0))
+        self.seen[name] = (max(out, bytes_shown[0]), max(err, bytes_shown[1]), max(outputs, bytes_shown[2]))
         while len(self.seen) > _MAX_NOTEBOOKS:
             del self.seen[next(iter(self.seen))]
 
