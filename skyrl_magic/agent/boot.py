@@ -48,4 +48,4 @@ def link_gym(workdir: Path) -> None:
 def cannot_start(error: OSError) -> str:
     """Why a session ends before it has begun: its disk is full, or is not to be written to."""
     where = f" at {error.filename}" if error.filename else ""
-    return f"its agent cannot start ({error.strerror}{where}): run the cell again, or choose another --image"
+    return f"its agent cannot start ({error.strerror or error}{where}): run the cell again, or choose another --image"
