@@ -232,13 +232,16 @@ class Channel:
             return
 
         def tell() -> None:
-            self._tell_seen()
+            self._tell_seen(patience_s=_FAREWELL_S)
             with contextlib.suppress(SessionError):  # its answer says that it has read what came before
                 self.request(protocol.GetStatus, protocol.Status, timeout_s=_FAREWELL_S)
 
         thread = threading.Thread(target=tell, name="skyrl-farewell", daemon=True)
-        with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no thread any more
+        try:
             thread.start()
+        except RuntimeError:  # the interpreter ends, and starts no thread any more: Python 3.12's before atexit
+            tell()
+        else:
             thread.join(_FAREWELL_S)
 
     # --- for its health ---------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ def commit_first(sessions: Iterable[Session], volume: str, progress: Progress) -
         if session.status.volume_version <= IN_BACKGROUND:
             progress.note(f"volume {volume} is version 1, which Modal commits some seconds after a change: {missing}")
             continue
+        if session.is_of_earlier_version:
+            progress.note(f"session {session.name}, of an earlier version, commits when its runs end: {missing}")
+            continue
         try:
             wait_for(
                 f"session {session.name} to commit volume {volume}", partial(_commit, session), progress, PATIENCE_S

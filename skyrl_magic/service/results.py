@@ -55,9 +55,11 @@ def unkept_text(session: Session, size_text: Callable[[int], str]) -> str:
         session: open, and about to be stopped.
         size_text: writes bytes for people.
     """
+    if session.is_of_earlier_version:
+        return ""
     try:
         answer = session.channel.request(protocol.FindUnkept, protocol.Unkept, timeout_s=_LOOK_TIMEOUT_S)
-    except SessionError:  # an agent of an earlier version, or one that does not answer: the stop goes on
+    except SessionError:  # it does not answer: the stop goes on
         return ""
     try:
         found = [(str(path), int(size_bytes)) for path, size_bytes in answer.found[:_NAMED]]

@@ -80,6 +80,14 @@ class Session:
         self._notices: dict[str, str] = {}
         self._noticed: set[str] = set()
 
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Whether the agent is one that commits on no request, looks for no files and keeps its start's timeout.
+
+        Its status has no timeout; it leaves requests that it does not know unanswered.
+        """
+        return not self.status.timeout_s
+
     def _attach(self) -> ByteStream:
         command = [*contract.AGENT_COMMAND, "attach", "--state-dir", contract.STATE_DIR]
         try:

@@ -72,8 +72,6 @@ def set_live(session: Session, request: SessionRequest, said: Given, changed: Gi
     Raises:
         SessionError: the budget is spent already, the timeout over or beyond the container's, or no answer.
     """
-    if said.idle_timeout_s is not None or changed.idle_timeout_s is not None:
-        session.set_idle_timeout(float(request.idle_timeout_s))
     if said.timeout_s is not None or changed.timeout_s is not None:
         _set_timeout(session, request.timeout_s)
     there = session.status
@@ -83,11 +81,13 @@ def set_live(session: Session, request: SessionRequest, said: Given, changed: Gi
     price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None
     if (budget is not None and budget != there.max_usd) or price is not None:
         session.set_budget(budget, price)
+    if said.idle_timeout_s is not None or changed.idle_timeout_s is not None:  # last: no agent refuses it
+        session.set_idle_timeout(float(request.idle_timeout_s))
 
 
 def _set_timeout(session: Session, timeout_s: int) -> None:
     there = session.status
-    if not there.timeout_s:
+    if session.is_of_earlier_version:
         note(
             f"session {session.name} was started by an earlier version, which keeps the --timeout of its start: "
             f"%skyrl_stop {session.name} ends it, and the next cell starts it anew"

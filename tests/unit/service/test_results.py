@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_what_a_replaced_agent_sends_keeps_no_session_from_being_stopped(
 ) -> None:
     answer = protocol.Unkept(1, found)  # type: ignore[arg-type]
     monkeypatch.setattr(session.channel, "request", lambda *_, **__: answer)
+    assert unkept_text(session, str) == ""
+
+
+def test_an_agent_of_an_earlier_version_is_not_asked(world: World) -> None:
+    session = world.start()
+    home = sandbox_of(session).folder / "home"
+    world.run(session, f"mkdir -p {home}; head -c 3000000 /dev/zero > {home}/model.pt")
+    session.status = replace(session.status, timeout_s=0.0)
     assert unkept_text(session, str) == ""
 
 

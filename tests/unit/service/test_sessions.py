@@ -30,6 +30,7 @@ from skyrl_magic.service import attempt, session_info
 from skyrl_magic.service.checkout import Checkout
 from skyrl_magic.service.connection import Timing
 from skyrl_magic.service.creation import new_volume_text
+from skyrl_magic.service.logs import all_runs
 from skyrl_magic.service.owners import asker, owner, user_at_host
 from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
@@ -539,6 +540,34 @@ def test_a_commit_that_cannot_be_had_is_said(world: World) -> None:
     (note,) = progress.notes
     assert note.startswith("volume data is version 1, which Modal commits some seconds after a change: what session")
     assert f"session {first.name} has written last" in note
+
+
+def test_an_agent_of_an_earlier_version_is_not_waited_for(world: World) -> None:
+    first, progress = world.start(), Recorder()
+    first.status = dataclasses.replace(first.status, timeout_s=0.0)
+    world.service.ensure(named(world.request(), "second"), progress)
+    (note,) = progress.notes
+    assert note.startswith(f"session {first.name}, of an earlier version, commits when its runs end: what session")
+
+
+def test_an_interpreter_that_starts_no_thread_any_more_says_how_far_runs_were_shown(
+    world: World, other: SessionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = world.start()
+    start = threading.Thread.start
+
+    def start_no_more(thread: threading.Thread) -> None:
+        if thread.name == "skyrl-farewell":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        if thread.name != "skyrl-unwatch":
+            start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_no_more)
+    world.run(session, "echo up", notebook="mine")
+    session.close()
+    again, _ = other.ensure(world.request(), Recorder())
+    (run,) = all_runs(again)
+    assert run.seen == {"mine": [3, 0, 0]}
 
 
 def test_a_session_is_located_in_whichever_app_it_is(world: World, other: SessionService) -> None:
