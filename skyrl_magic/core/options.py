@@ -257,8 +257,8 @@ def read_options(
 
 
 def _end_of_list(option: Option, text: str, start: int, position: int) -> int:
-    """Where an option's value ends: a list of names may have a space beside a comma, as in ``-o a, b``."""
-    if option.read is not values.variable_names:
+    """Where an option's value ends: a list may have a space beside a comma, as in ``-o a, b``."""
+    if option.read not in {values.variable_names, _gpu}:
         return position
     while match := re.compile(_WORD).match(text, position):
         word = match["word"]
@@ -266,6 +266,49 @@ def _end_of_list(option: Option, text: str, start: int, position: int) -> int:
             break
         position = match.end()
     return position
+
+
+def without_comment(text: str) -> str:
+    """A line without what a ``#`` at the beginning of a word begins, as bash and Python have it."""
+    for match in re.finditer(_WORD, text):
+        if match["word"].startswith("#"):
+            return text[: match.start("word")].rstrip()
+    return text
+
+
+def names_of(what: str, text: str, evaluate: Evaluate | None, check: Callable[[str, str], str]) -> list[str]:
+    """The names on a line, with blanks or commas between them; an expression in braces is one name, whatever it gives.
+
+    Args:
+        what: says in an error whose line it is.
+        text: the line.
+        evaluate: as for :func:`parse_line`.
+        check: takes ``what`` and the text of an expression, and returns that if it is a name.
+
+    Raises:
+        OptionError: an expression that cannot be evaluated, or gives no name.
+    """
+    found: list[str] = []
+    position = 0
+    while match := re.compile(_WORD).match(text, position):
+        start = match.start("word")
+        position = match.end() if evaluate is None else end_of_braces(text, start, match.end())
+        for piece in _at_commas(text[start:position]):
+            is_expression = evaluate is not None and "{" in piece
+            found.append(check(what, value_of(what, piece, evaluate)) if is_expression else piece)
+    return found
+
+
+def _at_commas(word: str) -> list[str]:
+    """The parts of a word between its commas, but for those within braces; without empty ones."""
+    parts, depth = [""], 0
+    for character in word:
+        depth += (character == "{") - (character == "}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part]
 
 
 def value_of(flag: str, word: str, evaluate: Evaluate | None) -> str:

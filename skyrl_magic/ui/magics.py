@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var_expand
@@ -23,8 +24,9 @@ from skyrl_magic.core.options import (
     TRAVEL_SCOPES,
     Given,
     Line,
+    names_of,
     parse_line,
-    value_of,
+    without_comment,
 )
 from skyrl_magic.core.values import object_name
 from skyrl_magic.ui.config import Settings
@@ -58,6 +60,20 @@ _STOP_HELP = (
     "started last; %skyrl_sessions marks it (docs/sessions.md)."
 )
 _PICKER_HELP = "Pick a session's resources with widgets: use them as the notebook's defaults, or start it now."
+
+
+M = TypeVar("M", bound="SkyRLMagic")
+T = TypeVar("T")
+
+
+def _uncommented(magic: Callable[[M, str], T]) -> Callable[[M, str], T]:
+    """A line magic without the comment of its line; a command's own comment is its shell's, or Python's."""
+
+    @functools.wraps(magic)
+    def run(self: M, line: str) -> T:
+        return magic(self, without_comment(line))
+
+    return run
 
 
 @magics_class
@@ -135,12 +151,14 @@ class SkyRLMagic(Settings):
     @line_cell_magic
     def skyrl_modal(self, line: str, cell: str | None = None) -> Any:
         """Run the cell with bash in the session's container: ``%%skyrl_modal --gpu L4``; ``-h`` lists the options."""
+        line = line if cell is None else without_comment(line)
         return self._run(parse_line(line, evaluate=self._evaluate(line)), cell, "%%skyrl_modal")
 
     @no_var_expand
     @line_cell_magic
     def skyrl_python(self, line: str, cell: str | None = None) -> Any:
         """Run the cell in the session's Python kernel: ``%%skyrl_python`` is ``%%skyrl_modal --python``."""
+        line = line if cell is None else without_comment(line)
         parsed = parse_line(f"--python {line}", evaluate=self._evaluate(line))
         return self._run(parsed, cell, "%%skyrl_python")
 
@@ -186,6 +204,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_start(self, line: str) -> None:
         """Start a session before it is needed: ``%skyrl_start --gpu A100:4``."""
         given = _options_alone("%skyrl_start", _START_HELP, line, self._evaluate(line))
@@ -195,6 +214,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_restart(self, line: str) -> None:
         """Restart the session's Python kernel, or Ray: ``%skyrl_restart [--session NAME] [--uv OPTIONS|--ray]``."""
         given = _options_alone("%skyrl_restart", _RESTART_HELP, line, self._evaluate(line))
@@ -205,6 +225,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_push(self, line: str) -> None:
         """Set variables of this notebook in the session's Python kernel: ``%skyrl_push a,b``."""
         from skyrl_magic.ui.variables import names_and_options, of_push
@@ -217,6 +238,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_pull(self, line: str) -> None:
         """Set variables of the session's Python kernel in this notebook: ``%skyrl_pull c,d``."""
         from skyrl_magic.ui.variables import names_and_options, of_pull
@@ -229,6 +251,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_attach(self, line: str) -> None:
         """Go on with a run in this cell: ``%skyrl_attach [RUN] [--from start]``."""
         from skyrl_magic.ui.attach import ATTACH_HELP, read_attach
@@ -244,6 +267,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_cancel(self, line: str) -> None:
         """Stop runs for good: ``%skyrl_cancel [RUN…]``, or all of a session with ``--session NAME``."""
         from skyrl_magic.ui.attach import CANCEL_HELP, read_cancel
@@ -256,6 +280,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_sessions(self, line: str) -> Any:
         """A table of your running sessions."""
         if _no_options("%skyrl_sessions", _SESSIONS_HELP, line):
@@ -264,6 +289,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_use(self, line: str) -> None:
         """Make a session that runs the current one: ``%skyrl_use NAME``."""
         if _asks_for_help(line):
@@ -277,6 +303,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_stop(self, line: str) -> None:
         """Stop sessions: ``%skyrl_stop`` the current one, ``%skyrl_stop NAME…``, ``%skyrl_stop --all`` of every app."""
         if _asks_for_help(line):
@@ -286,6 +313,7 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_runs(self, line: str) -> Any:
         """A table of this notebook's runs, newest first: ``%skyrl_runs [--all] [--limit N] [--state STATE]``."""
         from skyrl_magic.ui.runs import USAGE, read_runs_line
@@ -298,12 +326,14 @@ class SkyRLMagic(Settings):
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_logs(self, line: str) -> None:
         """Show, follow, search or save a run's output: ``%skyrl_logs [RUN] [--follow] [--tail N] [--grep RE]``."""
         self.cells.logs(line, self.given(), _folder(), self._evaluate(line))
 
     @no_var_expand
     @line_magic
+    @_uncommented
     def skyrl_picker(self, line: str) -> None:
         """Pick a session's resources with widgets."""
         if _no_options("%skyrl_picker", _PICKER_HELP, line):
@@ -332,9 +362,7 @@ class SkyRLMagic(Settings):
 
     def _words(self, magic: str, line: str) -> list[str]:
         """The words of a line that has no options but names, also with commas between them. Raises OptionError."""
-        evaluate = self._evaluate(line)
-        text = line if evaluate is None else value_of(magic, line, evaluate)
-        return text.replace(",", " ").split()
+        return names_of(magic, line, self._evaluate(line), object_name)
 
     def _namespace(self) -> dict[str, Any]:
         return {} if self.shell is None else self.shell.user_ns

@@ -11,7 +11,7 @@ from typing import Any
 from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError, RunStopped, VariableError
 from skyrl_magic.core.expand import Evaluate
-from skyrl_magic.core.options import Given, parse_line, split_words, value_of
+from skyrl_magic.core.options import Given, names_of, parse_line, split_words
 from skyrl_magic.core.variables import DEFAULT_MAX_BYTES, Packed, VariableProblem, find
 from skyrl_magic.core.variables.problem import size_text
 from skyrl_magic.service import variables
@@ -113,10 +113,10 @@ def names_and_options(
     first = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     parsed = parse_line(" ".join(words[len(first) :]), scopes=scopes, evaluate=evaluate)
     text = " ".join([*first, parsed.rest]).strip()
-    if "{" in text:
-        text = value_of(magic, text, evaluate)
     if parsed.given.help:
         return (), parsed.given
+    if "{" in text and evaluate is not None:
+        return tuple(dict.fromkeys(names_of(magic, text, evaluate, values.variable_name))), parsed.given
     if not text:
         raise OptionError(f"{magic} needs the names of variables, as in {magic} a,b")
     return values.variable_names(magic, text), parsed.given

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from skyrl_magic.core import values
 from skyrl_magic.core.errors import OptionError
 from skyrl_magic.core.gpus import NO_GPU, Gpu, parse_gpu
 from skyrl_magic.core.option_help import EXAMPLES, defaults, help_text
@@ -20,10 +22,12 @@ from skyrl_magic.core.options import (
     Given,
     Line,
     merge,
+    names_of,
     option_line,
     parse_line,
     setting,
     split_words,
+    without_comment,
 )
 
 #: For each option a text that it takes, and what comes of it.
@@ -403,3 +407,51 @@ def test_help_has_defaults_and_an_example_of_each_group() -> None:
     for scope in EXAMPLES:
         assert f"for example: {EXAMPLES[scope]}" in text
         assert said(parse_line(EXAMPLES[scope], scopes=(scope,), evaluate=str).given)
+
+
+# --- names and comments -----------------------------------------------------------------------------------------------
+
+
+def evaluated(**variables: object) -> Callable[[str], str]:
+    return lambda expression: str(eval(expression, {}, variables))  # noqa: S307  (the user's own line)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("one two", ["one", "two"]),
+        ("one, two,three", ["one", "two", "three"]),
+        ("{a} {b}", ["run", "x1"]),
+        ("{a},{b} zzz", ["run", "x1", "zzz"]),
+        ("{d['k, l']} two", ["value", "two"]),
+        ("", []),
+    ],
+)
+def test_an_expression_is_one_name(text: str, names: list[str]) -> None:
+    evaluate = evaluated(a="run", b="x1", d={"k, l": "value"})
+    assert names_of("%skyrl_stop", text, evaluate, values.object_name) == names
+
+
+@pytest.mark.parametrize("value", ["--all", "one two", "one,two", "", " "])
+def test_an_expression_is_never_an_option_nor_several_names(value: str) -> None:
+    with pytest.raises(OptionError, match="a name is 1 to 64 of"):
+        names_of("%skyrl_stop", "{n}", evaluated(n=value), values.object_name)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("scratch  # not train", "scratch"),
+        ("      # later, also in a new kernel", ""),
+        ("--session a --grep 'x # y'  # z", "--session a --grep 'x # y'"),
+        ("run#1 a#", "run#1 a#"),
+        ("", ""),
+    ],
+)
+def test_a_comment_is_no_part_of_a_line(text: str, code: str) -> None:
+    assert without_comment(text).strip() == code.strip()
+
+
+def test_a_list_of_gpus_may_have_blanks() -> None:
+    line = parse_line("--gpu H100, L4 echo x")
+    assert (str(line.given.gpu), line.rest) == ("H100,L4", "echo x")
