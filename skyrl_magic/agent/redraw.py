@@ -3,7 +3,8 @@ r"""What of a stream can still be seen: progress bars overwrite what they wrote.
 :func:`superseded` finds the bytes that a terminal shows the same without, whatever came before and comes after them;
 :class:`Extent` counts what is to be seen of a stream so far. Both know the moves that progress bars use: ``\r``,
 backspace, erasing a line, the cursor's moves within lines that are there. Anything else is left alone. Columns and rows
-are those of the client's screen (``core.streams``): a character is one column, a newline returns to column 0.
+are those of the client's screen (``core.streams``): characters take the columns that they take in a terminal, a newline
+returns to column 0.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 from itertools import accumulate
 from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from skyrl_magic.core.protocol.columns import columns, leading_marks
 
 Range = Tuple[int, int]
 
@@ -141,9 +144,12 @@ def _steps(data: bytes, column: Optional[int], *, odd: bool) -> List[_Step]:
 def _text(text: bytes, column: Optional[int]) -> Tuple[str, int, int]:
     if column is None:
         return "keep", 0, 0
-    width = len(text) if text.isascii() else len(_NO_COLUMNS.sub("", text.decode("utf-8", "replace")))
-    end = column + width
-    return ("barrier", 0, 0) if end >= _MAX_COLUMNS else ("text", column, end)
+    shown = _NO_COLUMNS.sub("", text.decode("utf-8", "replace"))
+    end = column + columns(shown)
+    if end >= _MAX_COLUMNS:
+        return "barrier", 0, 0
+    # A mark at the start changes what stands before it, and covers nothing.
+    return ("keep" if leading_marks(shown) else "text"), column, end
 
 
 def _control(final: bytes, arguments: bytes, column: Optional[int]) -> Tuple[str, int, Optional[int], int]:
@@ -276,8 +282,9 @@ class Extent:
                 self._rows, self._row, self._at = [0], 0, 0
             self._write(len(text))
             self.column = 0
-        if self.column is not None:
-            self.column = _text(text, self.column)[2] if text else self.column
+        if self.column is not None and text:
+            kind, _, end = _text(text, self.column)
+            self.column = None if kind == "barrier" else end
 
     def _token(self, token: "re.Match[bytes]") -> None:
         kind = token.lastgroup

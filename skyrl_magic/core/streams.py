@@ -6,9 +6,10 @@ takes the finished ones out (:meth:`Screen.take`), and they can be changed no mo
 
 Deviations from a real terminal, on purpose: a newline returns to column 0 (output comes from a pipe, without a
 terminal driver), the cursor rises above the rows that were taken only to the newest :data:`REACH_ROWS` that were given
-back (:meth:`Screen.give_back`), a place on the whole screen (``\x1b[5;1H``) begins a new row, a tab and any other
-character are one column, and a line is cut into rows after :data:`MAX_COLUMNS` columns, so that a line of gigabytes
-needs no memory; no newline is put in there.
+back (:meth:`Screen.give_back`), a place on the whole screen (``\x1b[5;1H``) begins a new row, a tab is one column,
+and a line is cut into rows after :data:`MAX_COLUMNS` columns, so that a line of gigabytes needs no memory; no newline
+is put in there. A character takes as many columns as in a terminal (``core.protocol.columns``): half of a wide one that
+is written over leaves a blank, and a mark belongs to the character before it.
 
 Why not an emulator's package: those (pyte, say) keep a screen of fixed size and redraw it, and a run's output is lines
 without end, which leave the screen as soon as they are finished, with when they came, and of which any part may be
@@ -19,11 +20,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 from skyrl_magic.core.ansi import Pen, Tokenizer, render
+from skyrl_magic.core.protocol.columns import are_singles, columns, columns_of, leading_marks
 
 #: Width at which a line goes on in the next row.
 MAX_COLUMNS = 4096
@@ -73,7 +76,7 @@ class Row:
     """Blanks were shown after the row's end, to cover what was there: it cannot be written on, only drawn anew."""
     unsent_since: Stamp | None = None
     shown: str = ""
-    """The text, with its newline, as it was when it was shown as stream text and finished."""
+    """The text as it was when it was last shown as stream text, with its newline where it was finished."""
 
     @property
     def end(self) -> str:
@@ -86,15 +89,18 @@ class Row:
 
     def put(self, column: int, style: str, text: str, stamp: Stamp) -> None:
         """Write ``text`` over what is there from ``column`` on."""
+        marks = leading_marks(text)
+        if marks and not column and self.width:
+            text, marks = text[marks:], 0  # there is nothing before it
         if column > self.width:
             self._append("", " " * (column - self.width))
+        self.stale = self.stale or column - (marks > 0) < self.sent
         if column == self.width:
             self._append(style, text)
         else:
-            end = column + len(text)
+            end = column + columns(text)
             self.runs = [*_cut(self.runs, 0, column), (style, text), *_cut(self.runs, end, self.width)]
             self.width = max(self.width, end)
-            self.stale = self.stale or column < self.sent
         self._touch(stamp)
 
     def erase(self, start: int, end: int, stamp: Stamp) -> None:
@@ -124,7 +130,7 @@ class Row:
             self.runs[-1] = (style, self.runs[-1][1] + text)
         else:
             self.runs.append((style, text))
-        self.width += len(text)
+        self.width += columns(text)
 
     def _touch(self, stamp: Stamp) -> None:
         self.changed = stamp
@@ -219,9 +225,13 @@ class Screen:
             if room <= 0:
                 self._line_feed(wrap=True)
                 continue
-            self.current.put(self._column, self._pen.style, text[:room], self._stamp)
-            self._column += len(text[:room])
-            text = text[room:]
+            size, width = _fitting(text, room)
+            if not size:
+                self._line_feed(wrap=True)
+                continue
+            self.current.put(self._column, self._pen.style, text[:size], self._stamp)
+            self._column += width
+            text = text[size:]
 
     def _line_feed(self, *, wrap: bool = False) -> None:
         row = self.current
@@ -293,15 +303,51 @@ class Screen:
         row.returned = True
 
 
+def _fitting(text: str, room: int) -> tuple[int, int]:
+    """How many of the first characters fit into so many columns, and how many columns they take."""
+    if len(text) <= room // 2 or are_singles(text):
+        size = min(len(text), room)
+        return size, columns(text[:size])
+    width = 0
+    for size, char in enumerate(text):
+        if width + columns_of(char) > room:
+            return size, width
+        width += columns_of(char)
+    return len(text), width
+
+
 def _cut(runs: Runs, start: int, end: int) -> Runs:
-    """The columns ``[start, end)`` of ``runs``."""
+    """The columns ``[start, end)`` of ``runs``, with a blank in place of half a wide character."""
     result: Runs = []
-    at = 0
+    at, kept = 0, start == 0
     for style, text in runs:
-        part = text[max(0, start - at) : max(0, end - at)]
-        if part:
-            result.append((style, part))
-        at += len(text)
-        if at >= end:
+        if at > end:
             break
+        if are_singles(text):
+            part = text[max(0, start - at) : max(0, end - at)]
+            at += len(text)
+            kept = start < at <= end
+            if part:
+                result.append((style, part))
+        else:
+            parts, at, kept = _cut_characters(style, text, (at, kept), (start, end))
+            result += parts
     return result
+
+
+def _cut_characters(style: str, text: str, before: tuple[int, bool], part: tuple[int, int]) -> tuple[Runs, int, bool]:
+    """The same of one run, which begins ``before``: at a column, and after a character that is kept or not."""
+    found: Runs = []
+    at, kept = before
+    start, end = part
+    for char in text:
+        width = columns_of(char)
+        if width:
+            kept = start <= at and at + width <= end
+            if not kept and start < at + width and at < end:
+                found.append(("", " "))
+        if kept:
+            found.append((style, char))
+        at += width
+    groups = itertools.groupby(found, lambda run: run[0])
+    return [(style, "".join(char for _, char in group)) for style, group in groups], at, kept

@@ -11,9 +11,10 @@ from tests.unit.core.terminal_model import Terminal
 
 BLANK = (" ", "")
 #: What progress bars are made of, and what they are not.
-BITS = "ab|c|defg|é雪| |\n|\r|\b|\b\b\b|\x1b[K|\x1b[2K|\x1b[A|\x1b[2A|\x1b[31m|\x1b[0m|\x1b[32m|\x1b[C|\x1b[2D|\x1b[3G"
+TEXT_BITS = "ab|c|defg|é雪|雪|a🙂b|e\u0301|\u0301| "
+BITS = "\n|\r|\b|\b\b\b|\x1b[K|\x1b[2K|\x1b[A|\x1b[2A|\x1b[31m|\x1b[0m|\x1b[32m|\x1b[C|\x1b[2D|\x1b[3G"
 PHRASES = "\x1b7|\x1b8|\x1b[s|\x1b[u|\x1b[?25l|\x00|\n\rbar\x1b[A|\r50%|\r\x1b[32mok\x1b[0m"
-TOKENS = st.sampled_from(f"{BITS}|{PHRASES}".split("|"))
+TOKENS = st.sampled_from(f"{TEXT_BITS}|{BITS}|{PHRASES}".split("|"))
 TEXTS = st.lists(TOKENS, max_size=12).map("".join)
 
 
@@ -47,6 +48,9 @@ def column_after(text: str) -> int | None:
 @example("ab", "\b\b12\b\b34\b\b56", "", True, 1)
 @example("", "\n\x1b[A\n\x1b[A", "ab", False, 1)
 @example("", "ab\x1b[2Kab\x1b[2D\x1b[K", "", True, 1)
+@example("", "ab\b\u0301\rxy", "", True, 1)
+@example("", "雪\rab\r雪", "\b\bx", True, 1)
+@example("雪雪\b\b\b", "雪\b\bxy", "", True, 1)
 @example("0/9999", "\r\x1b[32m1\x1b[0m%\r\x1b[32m2\x1b[0m%", "", True, 8)
 def test_a_terminal_shows_the_same_without_it(
     before: str,
@@ -79,6 +83,7 @@ BARS = {
     "nested": "".join(f"\n\rinner {n:3}\x1b[A" for n in range(100)),
     "both of nested": "".join(f"\router {n // 10}" + f"\n\rinner {n % 10}\x1b[A" for n in range(100)),
     "rich": "a\nb\nc" + "".join(f"\r\x1b[2K\x1b[1A\x1b[2K\x1b[1A\x1b[2Ka{n:3}\nb{n:3}\nc{n:3}" for n in range(100)),
+    "wide characters": "".join(f"\r進捗 {n:3}% {'雪' * (n // 10)}🙂" for n in range(100)),
     "hidden cursor": "".join(f"\r\x1b[?25l⠋ wait {n:3}\x1b[?25h" for n in range(100)),
     "in a finished line": "".join(f"\r{n:3}%" for n in range(100)) + "\ndone\n",
 }

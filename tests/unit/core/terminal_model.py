@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 
 from skyrl_magic.core.display_queue import Action, ShowText, StreamText, UpdateText
 
@@ -15,13 +16,18 @@ _TOKENS = re.compile(
 
 
 class Terminal:
-    """An endless terminal that takes the whole text at once, one cell for each character."""
+    """An endless terminal that takes the whole text at once: one cell for each column, with its character and marks.
+
+    The right half of a wide character is a cell without text.
+    """
 
     def __init__(self, text: str) -> None:
         self.lines: list[list[tuple[str, str]]] = [[]]
         self._row = self._column = 0
         self._color = ""
         self._saved: tuple[int, int, str] | None = None
+        self._first: dict[int, str] = {}
+        """Marks that no character stands before, by row."""
         for token in _TOKENS.finditer(text):
             if token["cursor"]:
                 self._keep_cursor(save=token["cursor"] == "7")
@@ -32,7 +38,8 @@ class Terminal:
 
     def plain(self) -> list[str]:
         """The lines without colours and without blanks at their ends."""
-        return ["".join(char for char, _ in line).rstrip() for line in self.lines]
+        texts = ["".join(char for char, _ in line) for line in self.lines]
+        return [(self._first.get(row, "") + text).rstrip() for row, text in enumerate(texts)]
 
     def _character(self, char: str) -> None:
         if char == "\n":
@@ -43,11 +50,36 @@ class Terminal:
             self._column = 0
         elif char == "\b":
             self._column = max(0, self._column - 1)
+        elif unicodedata.category(char) in ("Mn", "Cf"):
+            self._mark(char)
         else:
-            line = self.lines[self._row]
-            line.extend([(" ", "")] * (self._column - len(line)))
-            line[self._column : self._column + 1] = [(char, self._color)]
-            self._column += 1
+            self._put([(char, self._color), *[("", self._color)] * (unicodedata.east_asian_width(char) in "WF")])
+
+    def _put(self, cells: list[tuple[str, str]]) -> None:
+        line = self.lines[self._row]
+        line.extend([(" ", "")] * (self._column - len(line)))
+        end = self._column + len(cells)
+        self._split(end)
+        self._split(self._column)
+        line[self._column : end] = cells
+        self._column = end
+
+    def _split(self, column: int) -> None:
+        """Something else is on one side of that column: of a wide character across it, blanks are left."""
+        line = self.lines[self._row]
+        if column < len(line) and not line[column][0]:
+            line[column - 1 : column + 1] = [(" ", "")] * 2
+
+    def _mark(self, char: str) -> None:
+        line = self.lines[self._row]
+        if not self._column:
+            if not line:
+                self._first[self._row] = self._first.get(self._row, "") + char
+            return
+        line.extend([(" ", "")] * (self._column - len(line)))
+        at = self._column - 1
+        at -= not line[at][0]
+        line[at] = (line[at][0] + char, line[at][1])
 
     def _keep_cursor(self, *, save: bool) -> None:
         if save:
@@ -71,8 +103,10 @@ class Terminal:
         elif final == "G":
             self._column = max(1, number) - 1
         elif final == "K" and number == 0:
+            self._split(self._column)
             del line[self._column :]
         elif final == "K" and number == 1:
+            self._split(self._column + 1)
             count = min(self._column + 1, len(line))
             line[:count] = [] if count == len(line) else [(" ", "")] * count
         elif final == "K" and number == 2:

@@ -9,7 +9,25 @@ from tests.unit.core.terminal_model import Terminal, without_colors
 
 PIECES = st.sampled_from(
     [
-        *("a", "bc", "defghi", "漢字", "é", " ", "\n", "\n", "\r", "\r", "\b", "\x00", "\x07"),
+        *(
+            "a",
+            "bc",
+            "defghi",
+            "漢字",
+            "é",
+            "a漢",
+            "🙂",
+            "e\u0301",
+            "\u0301",
+            " ",
+            "\n",
+            "\n",
+            "\r",
+            "\r",
+            "\b",
+            "\x00",
+            "\x07",
+        ),
         *("\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[A", "\x1b[2A", "\x1b[C", "\x1b[3C", "\x1b[D", "\x1b[G", "\x1b[4G"),
         *("\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[m", "\x1b]0;title\x07", "\x1b[?25l"),
     ]
@@ -67,6 +85,14 @@ def test_nothing_is_lost(text: str, sizes: list[int]) -> None:
         ("\x1b[sa 0\nb 0\x1b[ua 1\nb 1", ["a 1", "b 1"]),
         ("a\x1b8b", ["ab"]),
         ("\x1b[H\x1b[2Jone\x1b[1;5Htwo\n\x1b[Hthree\x1b[7;1f", ["one", "two", "three", ""]),
+        ("漢字\rx", ["x 字"]),
+        ("漢字\r\x1b[Cx", [" x字"]),
+        ("漢字\b\bx", ["漢x "]),
+        ("漢字\b\x1b[K", ["漢 "]),
+        ("e\u0301漢\u0302\rx", ["x漢\u0302"]),
+        ("e\u0301漢\u0302\x1b[2Gx", ["e\u0301x "]),
+        ("\u200fa\rb", ["\u200fb"]),
+        ("\x1b[31m漢\x1b[32m\u0301\rx", ["\x1b[32mx\x1b[0m "]),
         ("\x1b[999999999Cx", [" " * (MAX_COLUMNS - 1) + "x"]),
     ],
 )
@@ -78,6 +104,15 @@ def test_cursor(text: str, lines: list[str]) -> None:
 @given(st.integers(0, 3), st.integers(-2, 2), SIZES)
 def test_a_long_line_goes_on_in_rows(rows: int, more: int, sizes: list[int]) -> None:
     text = "x" * max(0, rows * MAX_COLUMNS + more)
+    screen = screen_of(f"{text}\nend", sizes)
+    assert "".join(row.text() + row.end for row in screen.rows) == f"{text}\nend\n"
+    assert max(row.width for row in screen.rows) <= MAX_COLUMNS
+
+
+@settings(deadline=None)
+@given(st.integers(-2, 2), st.text("a漢\u0301🙂", max_size=12), SIZES)
+def test_a_long_line_of_wide_characters_too(more: int, text: str, sizes: list[int]) -> None:
+    text = "x" * (MAX_COLUMNS + more) + text + "漢" * MAX_COLUMNS
     screen = screen_of(f"{text}\nend", sizes)
     assert "".join(row.text() + row.end for row in screen.rows) == f"{text}\nend\n"
     assert max(row.width for row in screen.rows) <= MAX_COLUMNS
