@@ -214,4 +214,4 @@ def harmless(token: Token) -> str:
         return value
     if kind in "\n\r\b":
         return kind
-    return f"\x1b[{value}{kind}" if kind in "mKABCDG" else ""
+    return f"\x1b[{value}{kind}" if kind in "mKABCDEFG" else ""

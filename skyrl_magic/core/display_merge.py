@@ -32,7 +32,7 @@ def takes_outputs(message: KernelMessage) -> bool:
 def merge_key(message: KernelMessage) -> object:
     """What two messages have in common that may stand for one another; None for a message that stands alone."""
     if message.msg_type in _NAMED:
-        display_id = _display_id(message)
+        display_id = display_id_of(message)
         return None if display_id is None else ("display", str(display_id))
     return ("comm", str(message.content.get("comm_id"))) if message.msg_type == "comm_msg" else None
 
@@ -43,7 +43,7 @@ def merged_message(waiting: KernelMessage, new: KernelMessage) -> KernelMessage 
     An update of a display overtakes what that display had to show; a widget's new state is added to the one before.
     """
     if new.msg_type == "update_display_data" and waiting.msg_type in _NAMED:
-        same = _display_id(waiting) is not None and _display_id(waiting) == _display_id(new)
+        same = display_id_of(waiting) is not None and display_id_of(waiting) == display_id_of(new)
         return dataclasses.replace(new, msg_type=waiting.msg_type) if same else None
     if new.msg_type == waiting.msg_type == "comm_msg":
         return _merged_state(waiting, new)
@@ -55,7 +55,8 @@ def is_state(message: KernelMessage) -> bool:
     return message.msg_type == "comm_msg" and _update(message) is not None
 
 
-def _display_id(message: KernelMessage) -> object:
+def display_id_of(message: KernelMessage) -> object:
+    """The id by which a display is updated; None where it has none."""
     transient = message.content.get("transient")
     return transient.get("display_id") if isinstance(transient, dict) else None
 

@@ -10,16 +10,19 @@ would stay in a saved notebook, and a bar on stderr would be broken by every lin
 line follows, which JupyterLab and ``nbconvert --coalesce-streams`` apply.
 
 Finished lines that the cursor comes to again (a block of bars that moves up from below it) are shown anew in a live
-display; where they were sent as stream text, their first state stays above it, as no message can change that.
+display. Where they were sent as stream text, the cell is filled again without them (``core.cell_record``); where it is
+not this package's alone, their first state stays above the display, as no message can change it.
 
 After :data:`HEAD_BYTES`, or at the first gap, the newest lines of both streams live in one display, the tail.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 
+from skyrl_magic.core.cell_record import CellRecord, wire_bytes
 from skyrl_magic.core.display_budget import (
     FLOOD_RESERVE_BYTES,
     HEAD_BYTES,
@@ -30,7 +33,7 @@ from skyrl_magic.core.display_budget import (
 )
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_merge import CLEAR_OUTPUT, is_output, is_state, takes_outputs
-from skyrl_magic.core.display_queue import Action, DisplayQueue, Live
+from skyrl_magic.core.display_queue import Action, Again, DisplayQueue, Live
 from skyrl_magic.core.display_tail import Tail
 from skyrl_magic.core.protocol import STREAMS, Gap, KernelMessage, Output
 from skyrl_magic.core.ray_noise import RayNoise
@@ -56,6 +59,8 @@ class _Channel:
         self.screen = Screen()
         self.live: Live | None = None
         self.due_s: float | None = None
+        self.instead_of: Again | None = None
+        """What the next live display shows anew of what was sent."""
 
 
 class DisplayPlan:
@@ -67,9 +72,10 @@ class DisplayPlan:
         kernel: what the cells of this kernel may show together; by default this is the only one.
         start: the offsets at which the streams begin here (see ``Intake``).
         whole: Ray's lines about itself are shown too.
+        record: of what the cell shows; None where it is not to be filled again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each has a default that fits most)
         self,
         run_id: str,
         prefix: str,
@@ -77,6 +83,7 @@ class DisplayPlan:
         *,
         start: Mapping[str, int] | None = None,
         whole: bool = False,
+        record: CellRecord | None = None,
     ) -> None:
         self.intake = Intake(start)
         self._prefix = prefix
@@ -85,6 +92,7 @@ class DisplayPlan:
         self._queue = DisplayQueue()
         self._channels = {name: _Channel(name) for name in STREAMS}
         self._run_id = run_id
+        self._record = record
         self._tail = Tail(run_id)
         self._tail_live: Live | None = None
         self._left_out_live: Live | None = None
@@ -266,24 +274,53 @@ class DisplayPlan:
     def _settle_channel(self, channel: _Channel, now_s: float, *, final: bool) -> list[tuple[Stamp, Row | None]]:
         """The rows to show as stream text, each with when it came; None stands for a display of the rows from there."""
         screen = channel.screen
+        if screen.reached:
+            again = self._take_back(channel, now_s)
+            count, screen.reached = len(screen.reached), []
+            if channel.live:
+                channel.live.rows += count
+                if again:
+                    self._queue.show_instead_of(channel.live, again, now_s)
+            elif not self._tail_live:
+                channel.instead_of = again
+                return [(self._stamp(now_s), None)]
         if channel.live and self._stays_live(channel, channel.live, now_s):
             return []
-        if screen.reached:
-            self._queue.take_back(channel.name, "".join(row.shown for row in screen.reached))
-            screen.reached = []
-            if not self._tail_live:
-                return [(self._stamp(now_s), None)]
-        decided: list[tuple[Stamp, Row | None]] = [(row.changed, row) for row in screen.take(screen.row_index)]
+        taken = screen.take(screen.row_index)
+        # Rows stay in their order, however late one was drawn anew.
+        decided: list[tuple[Stamp, Row | None]] = list(
+            zip(itertools.accumulate((row.changed for row in taken), max), taken, strict=True)
+        )
         row = screen.current
         if self._tail_live or not row.unsent_since:
             return decided
         may_return = row.sent_chars and (self._queue.last == channel.name or not (row.stale or row.padded))
         if screen.moving and not may_return and not final:
             if any(row.width for row in screen.rows):
-                decided.append((row.born, None))
+                decided.append((max([row.born, *(stamp for stamp, _ in decided)]), None))
         elif final or row.sent_chars or now_s >= row.unsent_since.time_s + HOLD_S - 1e-6:
-            decided.append((row.changed, row))
+            decided.append((max([row.changed, *(stamp for stamp, _ in decided)]), row))
         return decided
+
+    def _take_back(self, channel: _Channel, now_s: float) -> Again | None:
+        """The lines that the cursor came to again are shown anew; returns what of them was sent and can be taken back.
+
+        The line below them may have been shown in part.
+        """
+        screen = channel.screen
+        below = screen.rows[len(screen.reached)]
+        rows = [*screen.reached, *([below] if below.sent else [])]
+        sent = self._queue.take_back(channel.name, "".join(row.shown for row in rows))
+        if sent is None:
+            return None
+        if sent and channel.live and channel.live.instead_of:
+            sent += channel.live.instead_of.lines
+        outputs = self._record.without(channel.name, sent) if self._record and sent and not self._tail_live else None
+        if sent and outputs is None:
+            return None
+        if below.sent:
+            below.forget_sent(self._stamp(now_s))
+        return Again(sent, wire_bytes(outputs)) if outputs is not None else None
 
     def _show_row(self, channel: _Channel, row: Row, now_s: float) -> None:
         finished = row is not channel.screen.current
@@ -307,12 +344,12 @@ class DisplayPlan:
                 text = ("\n" if row.continued else "\r") + text
                 shown_again = text[: before + 1]  # it takes the place of what was shown of the line
         row.mark_sent(chars)
+        row.shown = row.text() + (row.end if finished else "")
         text += row.end if finished else ""
         if text:
             self._queue.write(channel.name, text, now_s)
             self._use_head(text.removeprefix(shown_again), now_s)
         if finished:
-            row.shown = row.text() + row.end
             channel.screen.give_back(row)
 
     def _fold(self, noise: RayNoise, row: Row, now_s: float) -> bool:
@@ -361,6 +398,7 @@ class DisplayPlan:
         if self._tail_live:
             return
         channel.live = self._new_live(channel.name)
+        channel.live.instead_of, channel.instead_of = channel.instead_of, None
         self._queue.open(channel.live, now_s)
         self._redraw(channel, channel.live, now_s)
 

@@ -30,12 +30,25 @@ class StreamText:
 
 
 @dataclasses.dataclass(frozen=True)
+class Again:
+    """Lines that were sent as stream text and are drawn anew: the cell is filled again without them, where it can be.
+
+    ``size_bytes`` is what that takes on the wire, about.
+    """
+
+    lines: str
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ShowText:
     """A new display with text; ``stream`` is empty where it belongs to both streams."""
 
     display_id: str
     text: str
     stream: str
+    instead_of: Again | None = None
+    """The stream's last lines, in place of which it is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,8 @@ class UpdateText:
     display_id: str
     text: str
     stream: str
+    instead_of: Again | None = None
+    """The stream's last lines, which it shows too from now on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Live:
     rows: int = 0
     shown: bool = False
     waits_since_s: float = math.inf
+    instead_of: Again | None = None
+    """Lines that were sent as stream text and that it shows anew."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -132,20 +149,26 @@ class DisplayQueue:
             self._append(_Text(stream, deque([text])), now_s)
         self.last = stream
 
-    def take_back(self, stream: str, text: str) -> None:
-        """Remove ``text`` from the end of what waits, where all of it waits still: it is going to be shown anew."""
+    def take_back(self, stream: str, text: str) -> str | None:
+        """Remove ``text``, the last of a stream, as far as it waits still: it is going to be shown anew.
+
+        Returns what of it was sent already; None where nothing is removed, as something else waits after it.
+        """
         last = self._items[-1] if self._items else None
-        if not isinstance(last, _Text) or last.stream != stream:
-            return
-        kept = last.parts.copy()
-        while text and kept and text.endswith(kept[-1]):
-            text = text.removesuffix(kept.pop())
-        if text:
-            return
-        last.parts = kept
-        if not kept:
-            self._items.pop()
-            self._set_last()
+        kept: deque[str] = deque()
+        if isinstance(last, _Text) and last.stream == stream:
+            kept = last.parts.copy()
+            while text and kept and text.endswith(kept[-1]):
+                text = text.removesuffix(kept.pop())
+        waits = any(isinstance(item, _Text) and item.stream == stream for item in self._items if item is not last)
+        if text and (kept or waits):
+            return None
+        if isinstance(last, _Text) and last.stream == stream:
+            last.parts = kept
+            if not kept:
+                self._items.pop()
+                self._set_last()
+        return text
 
     def open(self, live: Live, now_s: float) -> None:
         """Give ``live`` its place after all that was appended before."""
@@ -219,6 +242,13 @@ class DisplayQueue:
             live.waits_since_s = now_s
             self._changed.append(live)
 
+    def show_instead_of(self, live: Live, again: Again, now_s: float) -> None:
+        """``live`` shows lines anew that were sent as stream text before it."""
+        live.instead_of = again
+        if live.shown and live not in self._changed:
+            live.waits_since_s = now_s
+            self._changed.append(live)
+
     def leave_out_before(self, live: Live, room_bytes: float) -> tuple[int, int]:
         """Give up the text that waits before ``live``, but for its first ``room_bytes`` on the wire.
 
@@ -244,7 +274,7 @@ class DisplayQueue:
 
     def close(self, live: Live) -> None:
         """``live`` changes no more. If it was not shown yet, it becomes stream text, or nothing."""
-        if live.shown or live not in self._items:
+        if live.shown or live.instead_of or live not in self._items:
             return
         at = self._items.index(live)
         if live.text:
@@ -275,7 +305,8 @@ class DisplayQueue:
                 actions += self._send_items(share, room_bytes - _size_bytes(actions), now_s, budget, final=final)
             elif share > 0:
                 self._changed.remove(live)
-                actions.append(UpdateText(live.display_id, live.text, live.stream))
+                actions.append(UpdateText(live.display_id, live.text, live.stream, live.instead_of))
+                live.instead_of = None
                 budget.kernel.spend(now_s, 1, _wire_bytes(actions[-1]))
         if actions:
             texts = sum(not isinstance(action, ShowMessage) for action in actions)
@@ -307,7 +338,8 @@ class DisplayQueue:
             share -= 1
             if isinstance(item, Live):
                 item.shown = True
-                actions.append(ShowText(item.display_id, item.text, item.stream))
+                actions.append(ShowText(item.display_id, item.text, item.stream, item.instead_of))
+                item.instead_of = None
             else:
                 actions.append(StreamText(item.stream, _take_text(item.parts, min(room_bytes, _MESSAGE_BYTES))))
             room_bytes -= _size_bytes(actions[-1:])
@@ -365,7 +397,7 @@ def _wire_bytes(action: Action) -> int:
     """About what text takes on the wire: as JSON, with a header; a display of stderr has it twice."""
     size_bytes = _text_wire_bytes(action.text)
     twice = not isinstance(action, StreamText | ShowMessage) and action.stream == STDERR
-    return _HEADER_BYTES + size_bytes * (1 + twice)
+    return _HEADER_BYTES + size_bytes * (1 + twice) + _again_bytes(action)
 
 
 def _text_wire_bytes(text: str) -> int:
@@ -385,4 +417,10 @@ def _take_text(parts: deque[str], limit_bytes: float) -> str:
 
 
 def _size_bytes(actions: list[Action]) -> int:
-    return sum(len(action.text.encode()) for action in actions)
+    return sum(len(action.text.encode()) for action in actions) + sum(map(_again_bytes, actions))
+
+
+def _again_bytes(action: Action) -> int:
+    """What it takes to fill the cell again, for an action that does."""
+    again = None if isinstance(action, StreamText | ShowMessage) else action.instead_of
+    return again.size_bytes if again else 0

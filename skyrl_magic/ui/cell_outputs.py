@@ -14,6 +14,7 @@ from IPython.core.getipython import get_ipython
 from skyrl_magic.core.ansi import Tokenizer, harmless
 from skyrl_magic.core.display_merge import COMM_TYPES
 from skyrl_magic.core.protocol import KernelMessage, ProtocolError, unpack_buffers
+from skyrl_magic.ui.cell_records import record_of, take_update
 
 #: Before a remote display's id: an id of the user's own choice must not meet one of this notebook's.
 _ID_PREFIX = "skyrl-remote-"
@@ -45,6 +46,15 @@ class CellOutputs:
 
     def send(self, message: KernelMessage) -> None:
         """Send a message to this place, from any thread and also when its cell has ended."""
+        record = record_of(self._parent)
+        if message.msg_type == "update_display_data":
+            take_update(message)
+        elif record is not None:
+            record.take(message)
+        self.send_again(message)
+
+    def send_again(self, message: KernelMessage) -> None:
+        """The same for a message that the cell's record has already."""
         try:
             buffers = unpack_buffers(message)
         except ProtocolError:

@@ -18,6 +18,7 @@ from IPython.core.display_functions import publish_display_data
 from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.ansi import Tokenizer, harmless
+from skyrl_magic.core.cell_record import ShownDisplay, ShownText
 from skyrl_magic.core.display_budget import KernelBudget
 from skyrl_magic.core.display_intake import Intake
 from skyrl_magic.core.display_plan import DisplayPlan
@@ -26,6 +27,7 @@ from skyrl_magic.core.display_tail import left_out_line
 from skyrl_magic.core.protocol import STDERR, STREAMS, Gap, KernelMessage, Output
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.ui.cell_outputs import CellOutputs, plain_text
+from skyrl_magic.ui.cell_records import clear_output, current_record, update_records
 
 Clock = Callable[[], float]
 #: Of all cells of this kernel, by the clock of :func:`time.monotonic`.
@@ -66,7 +68,7 @@ class RunDisplay:
         if in_kernel():
             # A run can be shown in several cells, also of several notebooks: the run's id alone is not unique.
             kernel = _kernel_budget if clock is time.monotonic else None
-            plan = DisplayPlan(run_id, _display_id(), kernel, start=start, whole=whole)
+            plan = DisplayPlan(run_id, _display_id(), kernel, start=start, whole=whole, record=current_record())
             self._view = _KernelView(run_id, plan, clock, publish, pause)
         else:
             self._view = _TerminalView(run_id, start)
@@ -322,7 +324,26 @@ def _sleep(wait_s: float) -> bool:
     return False
 
 
+def _fill_again(stream: str, lines: str) -> None:
+    """Clear the cell and show again what it has shown, without a stream's last lines, where all of it is known."""
+    record = current_record()
+    outputs = None if record is None else record.without(stream, lines)
+    if record is None or outputs is None or not clear_output():
+        return
+    place = CellOutputs()
+    for shown in outputs:
+        if isinstance(shown, ShownText):
+            _send_text(shown.stream, shown.text)
+        elif isinstance(shown, ShownDisplay):
+            _send_display(shown.display_id, shown.data, update=False)
+        else:
+            place.send_again(shown)
+    record.fill(outputs)
+
+
 def _show_text(action: ShowText | UpdateText) -> None:
+    if action.instead_of:
+        _fill_again(action.stream, action.instead_of.lines)
     data = {"text/plain": action.text}
     if action.stream == STDERR and action.text:
         # JupyterLab and VS Code prefer this type and show it as they show stderr. (An erased bar would be a red line.)
@@ -331,14 +352,30 @@ def _show_text(action: ShowText | UpdateText) -> None:
 
 
 def _write(stream: str, text: str) -> None:
-    """One message in a kernel: its stream would else wait 0.2 s and join what comes by then."""
     if text:
-        file: TextIO = sys.stderr if stream == STDERR else sys.stdout
-        file.write(text)
-        file.flush()
+        record = current_record()
+        if record is not None:
+            record.write(stream, text)
+        _send_text(stream, text)
+
+
+def _send_text(stream: str, text: str) -> None:
+    """One message in a kernel: its stream would else wait 0.2 s and join what comes by then."""
+    file: TextIO = sys.stderr if stream == STDERR else sys.stdout
+    file.write(text)
+    file.flush()
 
 
 def _publish(display_id: str, data: dict[str, str], *, update: bool) -> None:
+    record = current_record()
+    if update:
+        update_records(display_id, data)
+    elif record is not None:
+        record.show(display_id, data)
+    _send_display(display_id, data, update=update)
+
+
+def _send_display(display_id: str, data: Mapping[str, str], *, update: bool) -> None:
     # The function has no annotations.
     publish: Callable[..., None] = publish_display_data
     publish(data, {}, transient={"display_id": display_id}, update=update)

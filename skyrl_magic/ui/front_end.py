@@ -10,6 +10,7 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 
 from skyrl_magic.core.errors import CellError, SkyRLMagicError
+from skyrl_magic.ui.cell_records import current_record
 
 #: The payloads of a Jupyter reply that concern a notebook (``exit`` ends the session's kernel, not this one).
 _PAYLOADS = ("page", "set_next_input")
@@ -23,6 +24,9 @@ def can_ask() -> bool:
 
 def ask(prompt: str, *, password: bool) -> str:
     """Ask the user. Raises KeyboardInterrupt."""
+    record = current_record()
+    if record is not None:
+        record.lose()  # a front end shows question and answer beside what we have sent
     # In a kernel both are its own, which ask the front end.
     return getpass.getpass(prompt) if password else input(prompt)
 

@@ -154,15 +154,19 @@ def outputs_of(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """What a front end makes of a cell's messages: adjacent text of a stream joined, displays updated."""
     outputs: list[tuple[str, str]] = []
     places: dict[str, int] = {}
+    clears = False
     for message in messages:
         content = message["content"]
+        clears |= message["msg_type"] == "clear_output"
+        if clears and message["msg_type"] in ("stream", "display_data", "execute_result"):
+            outputs, places, clears = [], {}, False
         if message["msg_type"] == "stream":
             if outputs and outputs[-1][0] == content["name"]:
                 outputs[-1] = (content["name"], outputs[-1][1] + content["text"])
             else:
                 outputs.append((content["name"], content["text"]))
         elif message["msg_type"] == "display_data":
-            places[content["transient"]["display_id"]] = len(outputs)
+            places[content["transient"].get("display_id", "")] = len(outputs)
             outputs.append(("display", content["data"]["text/plain"]))
         elif message["msg_type"] == "update_display_data":
             outputs[places[content["transient"]["display_id"]]] = ("display", content["data"]["text/plain"])

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import unicodedata
 
+from skyrl_magic.core.cell_record import CellRecord, ShownDisplay, ShownText
 from skyrl_magic.core.display_queue import Action, ShowText, StreamText, UpdateText
 
 _TOKENS = re.compile(
@@ -127,9 +128,16 @@ class Output:
 
 
 class Cell:
-    """What JupyterLab makes of the messages; nbconvert's rule for ``\\r`` beside it, as a saved notebook is shown."""
+    """What JupyterLab makes of the messages; nbconvert's rule for ``\\r`` beside it, as a saved notebook is shown.
 
-    def __init__(self) -> None:
+    Args:
+        record: with which it is filled again; None where it cannot be.
+    """
+
+    def __init__(self, record: CellRecord | None = None) -> None:
+        self.record = record
+        self.filled = 0
+        """How often it was filled again."""
         self.outputs: list[Output] = []
         self.messages: list[tuple[float, Action]] = []
 
@@ -138,16 +146,44 @@ class Cell:
             self.messages.append((now_s, action))
             if isinstance(action, StreamText):
                 assert action.text
-                if self.outputs and self.outputs[-1].kind == action.stream:
-                    self.outputs[-1].text += action.text
-                else:
-                    self.outputs.append(Output(action.stream, action.text, action.stream))
-            elif isinstance(action, ShowText):
-                assert all(output.kind != action.display_id for output in self.outputs)
-                self.outputs.append(Output(action.display_id, action.text, action.stream))
+                self._write(action.stream, action.text)
+            elif isinstance(action, ShowText | UpdateText) and action.instead_of:
+                self._fill_again(action.stream, action.instead_of.lines)
+            if isinstance(action, ShowText):
+                self._show(action.display_id, action.text, action.stream)
             elif isinstance(action, UpdateText):
                 (shown,) = [output for output in self.outputs if output.kind == action.display_id]
                 shown.text = action.text
+                if self.record:
+                    self.record.update(action.display_id, {action.stream: action.text})
+
+    def _write(self, stream: str, text: str) -> None:
+        if self.record:
+            self.record.write(stream, text)
+        if self.outputs and self.outputs[-1].kind == stream:
+            self.outputs[-1].text += text
+        else:
+            self.outputs.append(Output(stream, text, stream))
+
+    def _show(self, display_id: str, text: str, stream: str) -> None:
+        if self.record:
+            self.record.show(display_id, {stream: text})
+        assert all(output.kind != display_id for output in self.outputs)
+        self.outputs.append(Output(display_id, text, stream))
+
+    def _fill_again(self, stream: str, lines: str) -> None:
+        assert self.record
+        outputs = self.record.without(stream, lines)
+        assert outputs is not None
+        self.filled += 1
+        self.outputs = []
+        self.record.fill([])
+        for shown in outputs:
+            if isinstance(shown, ShownText):
+                self._write(shown.stream, shown.text)
+            elif isinstance(shown, ShownDisplay):
+                ((of_stream, text),) = shown.data.items()
+                self._show(shown.display_id, text, of_stream)
 
     def in_jupyterlab(self, stream: str) -> list[str]:
         """The lines of one stream's outputs, as JupyterLab overlays them."""

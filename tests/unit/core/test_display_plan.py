@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skyrl_magic.agent.redraw import superseded
+from skyrl_magic.core.cell_record import CellRecord
 from skyrl_magic.core.display_budget import (
     BURST_BYTES,
     BURST_MESSAGES,
@@ -287,6 +288,101 @@ def test_any_bytes_on_both_streams(steps: list[tuple[str, bytes, float]]) -> Non
     for _, text in run.shown():
         controls = set(re.sub(r"\x1b\[[0-9;]*m", "", text)) & set(map(chr, range(32)))
         assert controls <= {"\t", "\n", "\r"}
+
+
+def run_in_own_cell() -> Run:
+    """A run whose cell can be filled again."""
+    record = CellRecord()
+    return Run(DisplayPlan("k3f9", "id", record=record), Cell(record))
+
+
+#: Plain lines, a block of so many lines that is drawn so often, and what stands behind each line and each frame.
+BLOCK = st.tuples(
+    st.lists(st.sampled_from(["one\n", "two three\n", "\x1b[31mred\x1b[0m\n"]), max_size=3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(["", "\x1b[K"]),
+    st.sampled_from([0.0, 0.05, 0.3]),
+)
+
+
+def block_pieces(blocks: list[tuple[list[str], int, int, str, float]]) -> list[tuple[str, float]]:
+    pieces = []
+    for lines, rows, frames, erased, pause_s in blocks:
+        pieces += [(line, pause_s) for line in lines]
+        for frame in range(frames):
+            rise = f"\x1b[{rows}A" if frame else ""
+            text = "".join(f"\r{erased}{row}: {frame * 7 % 10}\n" for row in range(rows))
+            pieces.append((rise + text, pause_s))
+        pieces.append(("end\n", pause_s))
+    return pieces
+
+
+@settings(deadline=None)
+@example([(["one\n"], 2, 2, "", 0.3)])
+@given(st.lists(BLOCK, max_size=4))
+def test_blocks_end_as_in_a_terminal_in_a_cell_of_their_own(
+    blocks: list[tuple[list[str], int, int, str, float]],
+) -> None:
+    run = run_in_own_cell()
+    pieces = block_pieces(blocks)
+    for piece, pause_s in pieces:
+        run.print(piece)
+        run.wait(pause_s)
+    run.end()
+    assert run.cell.in_jupyterlab(STDOUT) == Terminal("".join(piece for piece, _ in pieces)).plain()
+    assert run.cell.filled <= len(blocks), "once for each block"
+
+
+def test_lines_that_were_sent_are_drawn_anew_in_their_place() -> None:
+    run = run_in_own_cell()
+    run.print("first\na 0\nb 0\nunder")
+    run.wait(1)
+    run.print("a warning\n", STDERR)
+    run.wait(1)
+    run.print("\x1b[2A\ra 1\nb 1\n\x1b[Kend\n")
+    assert run.end() == [(STDOUT, "first\n"), (STDERR, "a warning\n"), ("live", "a 1\nb 1\nend")]
+    assert run.cell.filled == 1
+
+
+def test_lines_above_a_bar_that_is_shown_can_be_drawn_anew() -> None:
+    run = run_in_own_cell()
+    run.print("a 0\n")
+    run.wait(1)
+    for number in range(3):
+        run.print(f"\rbar {number}")
+        run.wait(0.3)
+    run.print("\x1b[A\ra 1")
+    run.wait(0.3)
+    run.print("\n\n")
+    assert run.end() == [("live", "a 1\nbar 2")]
+
+
+@pytest.mark.parametrize("why", ["not its own cell", "too much is shown"])
+def test_a_cell_that_cannot_be_filled_again_keeps_the_first_state(why: str) -> None:
+    run = Run() if why == "not its own cell" else run_in_own_cell()
+    before = "x" * BURST_BYTES + "\n" if why == "too much is shown" else ""
+    run.print(before + "a 0\nb 0\n")
+    run.wait(1)
+    run.print("\x1b[2A\ra 1\nb 1\ndone\n")
+    assert run.end() == [(STDOUT, before + "a 0\nb 0\n"), ("live", "a 1\nb 1\ndone")]
+
+
+def test_filling_a_cell_again_costs_its_budget() -> None:
+    run = run_in_own_cell()
+    filler = "x" * 999 + "\n"
+    run.print(filler * 90)
+    run.wait(5)
+    begun_s = run.now_s
+    for number in range(20):
+        run.print(f"a {number}\n")
+        run.wait(0.3)
+        run.print(f"\x1b[A\rb {number}\n")
+        run.wait(0.3)
+        run.print("end\n")
+    run.end()
+    assert run.cell.filled > 3
+    assert run.cell.filled * 90_000 <= BURST_BYTES + BYTES_PER_S * (run.now_s - begun_s) + 90_000
 
 
 LINES = st.text("abc\n", max_size=12)
