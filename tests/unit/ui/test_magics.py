@@ -259,8 +259,18 @@ def test_names_of_runs_and_sessions_can_come_from_variables(
     capsys.readouterr()
     run_cells(shell, "%skyrl_logs {run.id} --tail {1 + 0 * len(name)}")
     assert "said" in capsys.readouterr().out
-    run_cells(shell, "%skyrl_attach {run.id} --from start", "%skyrl_cancel {run.id}", "%skyrl_stop {name}")
+    run_cells(shell, "%skyrl_attach {run.id} --from start", "%skyrl_cancel {run.id}", "%skyrl_stop {name}  # {nobody}")
     assert backend.made[0].poll() is not None
+
+
+def test_a_comment_stops_no_session(
+    magics: SkyRLMagic, shell: InteractiveShell, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.register_magics(magics)
+    run_cells(shell, "%skyrl_start --session train # with nothing", "%skyrl_start --session scratch")
+    run_cells(shell, "%skyrl_sessions  # mine", "%skyrl_stop scratch  # not train")
+    assert [sandbox.poll() is None for sandbox in backend.made] == [True, False]
+    assert "no session" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
