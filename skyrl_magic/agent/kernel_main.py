@@ -21,9 +21,11 @@ from typing import Any, Callable, Dict, List, Optional
 import zmq
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
+from traitlets import Type
 
 from skyrl_magic.agent import kernel_helper, kernel_magics, procs
 from skyrl_magic.agent import paths as paths_of_agent
+from skyrl_magic.agent.kernel_end import Kernel
 from skyrl_magic.agent.kernel_pipes import ByteStream, CellPipes, Header, Reader
 from skyrl_magic.agent.kernel_ray import PRINTING_THREADS, RayOutput
 
@@ -163,6 +165,8 @@ def _encodable(text: str) -> str:
 
 class KernelApp(IPKernelApp):
     """An ipykernel none of whose outputs is dropped: the relay's journal takes them all."""
+
+    kernel_class: Any = Type(Kernel, klass="ipykernel.kernelbase.Kernel")
 
     def init_iopub(self, context: Any) -> None:
         """Without a bound on what waits for the relay (the socket's default drops what is over 1000 messages)."""

@@ -49,14 +49,20 @@ def test_a_restart_runs_atexit_handlers_and_ends_what_python_ends(kernel: Kernel
     assert "NameError" in kernel.run(PYTHON + "folder").error[-1]
 
 
-def test_a_restart_interrupts_the_cell_of_another_notebook(kernel: Kernel, other: Kernel) -> None:
-    kernel.run(PYTHON + AT_EXIT + "import time")
-    running = Running(kernel, PYTHON + INTERRUPTED)
+@pytest.mark.parametrize(
+    ("cell_code", "raised"),
+    [(INTERRUPTED, "KeyboardInterrupt"), (INTERRUPTED.replace("time.sleep", "await asyncio.sleep"), "CancelledError")],
+)
+def test_a_restart_interrupts_the_cell_of_another_notebook(
+    kernel: Kernel, other: Kernel, cell_code: str, raised: str
+) -> None:
+    kernel.run(PYTHON + AT_EXIT + "import asyncio, time")
+    running = Running(kernel, PYTHON + cell_code)
     running.until_text("up\n")
     assert any("is new" in note for note in other.run("%skyrl_restart").notes)
     cell = running.end()
-    assert "another notebook restarted it with %skyrl_restart" in cell.error[0]
-    assert kept(kernel) == ["KeyboardInterrupt", "finally", "handler"]
+    assert "another notebook restarted it with %skyrl_restart" in cell.error[-1]
+    assert kept(kernel) == [raised, "finally", "handler"]
 
 
 def test_what_does_not_end_is_killed_in_its_time(kernel: Kernel, other: Kernel) -> None:
@@ -68,6 +74,18 @@ def test_what_does_not_end_is_killed_in_its_time(kernel: Kernel, other: Kernel) 
     kernel.run(PYTHON + "import atexit, threading\natexit.register(threading.Event().wait)")
     assert any("is new" in note for note in kernel.run("%skyrl_restart").notes)
     assert kernel.run(PYTHON + "print(1)").out == "1\n"
+
+
+def test_processes_of_cells_do_not_keep_atexit_handlers_from_running(kernel: Kernel) -> None:
+    started = "import multiprocessing, os, subprocess, time\nchildren = multiprocessing.get_context('fork')\n"
+    started += "child, sleep = children.Process(target=time.sleep, args=(600,)), subprocess.Popen(['sleep', '600'])\n"
+    started += "child.start()\npool = children.Pool(1)\nprint(child.pid, sleep.pid, pool.apply(os.getpid))"
+    pids = kernel.run(PYTHON + AT_EXIT + started).out.split()
+    assert len(pids) == 3
+    assert any("is new" in note for note in kernel.run("%skyrl_restart").notes)
+    assert kept(kernel) == ["handler"]
+    folders = " ".join(f"/proc/{pid}" for pid in pids)
+    assert kernel.run(f"%skyrl_modal ls -d {folders} 2>/dev/null | wc -l").out == "0\n"
 
 
 def test_a_run_that_comes_while_the_kernel_ends_is_for_the_next_one(kernel: Kernel, other: Kernel) -> None:

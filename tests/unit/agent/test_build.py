@@ -50,7 +50,8 @@ def test_it_imports_the_standard_library_alone(agent: Path) -> None:
     with zipfile.ZipFile(agent) as archive:
         names = [name for name in archive.namelist() if name.startswith(("skyrl_magic/agent/", "skyrl_magic/core/v"))]
     # Those run in the Python kernel's interpreter, where Jupyter's packages are.
-    jupyter = {f"skyrl_magic/agent/{name}.py" for name in ("jupyter", "kernel_magics", "kernel_main", "relay")}
+    with_jupyter = ("jupyter", "kernel_end", "kernel_magics", "kernel_main", "relay")
+    jupyter = {f"skyrl_magic/agent/{name}.py" for name in with_jupyter}
     assert jupyter <= set(names)
     lines += [f"import {name[:-3].replace('/', '.')}" for name in names if name not in jupyter]
     lines.append("assert '_hashlib' not in sys.modules, 'OpenSSL would stay in the memory of each process'")
