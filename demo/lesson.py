@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -68,6 +69,18 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
     return found
 
 
+def pages(reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The page that a cell's ``?`` asks for, as outputs: no message shows it, and nbclient has no pager to take it.
+
+    JupyterLab puts it below the cell in the same way (``OutputArea._onExecuteReply``), so it is what a reader sees.
+
+    Args:
+        reply: the content of the cell's ``execute_reply``.
+    """
+    wanted = [item["data"] for item in reply.get("payload", ()) if item["source"] == "page"]
+    return [{"output_type": "display_data", "data": data, "metadata": {}} for data in wanted[:1]]
+
+
 def execute(
     notebook: nbformat.NotebookNode,
     folder: Path,
@@ -93,6 +106,9 @@ def execute(
         if on_cell is not None and cell.cell_type == "code":
             on_cell(cell_index, cell)
 
+    def page(cell: nbformat.NotebookNode, execute_reply: Mapping[str, Any], **_: Any) -> None:
+        cell.outputs += map(nbformat.from_dict, pages(execute_reply["content"]))
+
     # Unix sockets: ipykernel warns that its TCP ports are readable by every user of the machine.
     sockets = {"transport": "ipc", "connection_file": str(socket_dir / "kernel.json")}
     options: dict[str, Any] = {
@@ -100,9 +116,11 @@ def execute(
         "config": Config({"KernelManager": sockets}),
         "resources": {"metadata": {"path": str(folder)}},
         "on_cell_start": start,
+        "on_cell_executed": page,
     }
     client = _Reader(notebook, timeout=CELL_TIMEOUT_S, **options)
-    client.execute(env=dict(env))
+    # As Jupyter Server does, so that the notebook is the same one when its kernel has been restarted.
+    client.execute(env={**env, "JPY_SESSION_NAME": str(folder / f"{uuid.uuid4().hex}.ipynb")})
 
 
 def render(notebook: nbformat.NotebookNode, title: str) -> str:
