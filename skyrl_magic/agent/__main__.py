@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
@@ -64,7 +63,7 @@ def _supervise(config: Config) -> int:
     """Ray begins before the rest is read: everything else is done while it starts."""
     from skyrl_magic.agent import paths, procs, results
     from skyrl_magic.agent.ray_size import Asked, ray_size, this_machine
-    from skyrl_magic.agent.ray_start import ADDRESS, RayStart
+    from skyrl_magic.agent.ray_start import RayStart
 
     procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
     try:
@@ -79,8 +78,8 @@ def _supervise(config: Config) -> int:
     packages = paths.package_folders(Path(config.checkout_dir))
     ray = RayStart(config.state / paths.RAY_LOG, packages, lambda: ray_size(asked, this_machine()))
     if config.ray:
-        os.environ.update(ADDRESS)  # for runs and kernels; where no Ray is started, `ray.init()` must not look for one
         ray.start()
+        ray.set_address()
     from skyrl_magic.agent.supervisor import Supervisor
 
     return Supervisor(config, _own_hash(), ray).run()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Protocol, Tuple
 
 from skyrl_magic.agent import kernel_start, procs
+from skyrl_magic.agent.ray_start import ray_address
 from skyrl_magic.agent.wire import Channel
 from skyrl_magic.core import protocol
 
@@ -85,6 +86,7 @@ class KernelHost:
         self._detail = ""
         self._failed = False
         self._lost = ""
+        self._has_ray_address = False
         self._requests = itertools.count(1)
         self._askers: Dict[int, Tuple[Asker, int]] = {}
         self._generation = 0
@@ -123,6 +125,8 @@ class KernelHost:
         if self._lost:
             note = f"this is a new Python kernel, without variables: the one before had ended ({self._lost})"
             request, self._lost = dataclasses.replace(request, note=note), ""
+        if not self._has_ray_address:  # it came up where Ray had not started; it may have since, by %skyrl_restart
+            request = dataclasses.replace(request, env={**ray_address(), **request.env})
         self._send(request)
         return ahead
 
@@ -223,6 +227,7 @@ class KernelHost:
         folder = self._folder / str(self._generation)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
+        self._has_ray_address = bool(ray_address())
         workdir = self._workdir()
         paths = kernel_start.package_paths(self._checkout, workdir)
         arguments = kernel_start.to_arguments(theirs.fileno(), folder, paths)

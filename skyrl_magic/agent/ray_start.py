@@ -49,6 +49,11 @@ _VITAL = ("gcs_server", "raylet")
 _COMMAND = ("ray", "start", "--head", "--disable-usage-stats")
 
 
+def ray_address() -> Dict[str, str]:
+    """Where what this process starts now finds Ray, as environment variables; none where it does not."""
+    return {name: os.environ[name] for name in ADDRESS if name in os.environ}
+
+
 class RayStart:
     """The state of the session's Ray: ``off``, ``starting``, ``ready`` or ``failed``.
 
@@ -110,6 +115,14 @@ class RayStart:
         self._pid = os.fork()
         if not self._pid:
             _child(self._log, self._packages, self._size)
+
+    def set_address(self) -> None:
+        """Let runs and kernels find Ray; where its start failed, their ``ray.init()`` must look for none."""
+        if self.state == FAILED:
+            for name in ADDRESS:
+                os.environ.pop(name, None)
+        else:
+            os.environ.update(ADDRESS)
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take the end of process ``pid`` if it is the starter's."""

@@ -85,6 +85,12 @@ class RunTable:
             self._spare = self._fork()
             _rehearse()
 
+    def forget_spare(self) -> None:
+        """Let the spare shim go: the environment of runs has changed."""
+        if self._spare is not None:
+            self._spare.discard()
+            self._spare = None
+
     def _fork(self) -> Spare:
         return Spare(self._state_dir / "runs" / f".next-{next(self._spares)}")
 

@@ -359,13 +359,21 @@ class Supervisor:
             self.ray.start()
             if self.ray.settled:
                 self._ray_settled()
+            else:
+                self._set_ray_address()
 
     def _ray_lost(self, problem: str) -> None:
         """What asks a cluster that is not there waits for a minute: say so before."""
         if not self._stopping:
             self.tell(self.ray.about, problem)
 
+    def _set_ray_address(self) -> None:
+        self.ray.set_address()
+        self.runs.forget_spare()  # its environment is what ours was
+
     def _ray_settled(self) -> None:
+        if self.ray.problem:
+            self._set_ray_address()
         if self.ray.problem:
             self.tell(self.ray.about, self.ray.problem)
         log(f"ray is {self.ray.state} after {duration_text(self.ray.seconds)} {self.ray.detail}".rstrip())

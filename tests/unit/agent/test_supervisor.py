@@ -207,6 +207,28 @@ def test_ray_starts_again_and_runs_wait_for_it(make_session: MakeSession, tmp_pa
     assert channel.ended("run-2").exit_code == 0
 
 
+def test_no_run_looks_for_a_ray_that_did_not_start(make_session: MakeSession, tmp_path: Path) -> None:
+    env = program(tmp_path / "bin", "ray", f"[ -e {tmp_path}/works ] || exit 3")
+    program(tmp_path / "bin", "python", f'exec {sys.executable} "$@"')
+    channel = make_session(ray=True, env=env).attach()
+
+    def address(run_id: str, kind: str) -> bytes:
+        python = f"import os; open('{tmp_path}/{run_id}', 'w').write(os.environ.get('RAY_ADDRESS', ''))"
+        shell = f"printf '%s' \"$RAY_ADDRESS\" >{tmp_path}/{run_id}"
+        assert channel.run(shell if kind == protocol.SHELL else python, run_id, kind=kind).exit_code == 0
+        return (tmp_path / run_id).read_bytes()
+
+    for kind in (protocol.SHELL, protocol.PYTHON):  # the first one has waited for Ray, with its shim ready
+        assert address(f"failed-{kind}", kind) == b""
+    (tmp_path / "works").touch()
+    assert isinstance(channel.ask(protocol.RestartRay(), protocol.Done, protocol.Failed), protocol.Done)
+    for kind in (protocol.SHELL, protocol.PYTHON):
+        assert address(f"works-{kind}", kind) == b"auto"
+    with_its_own = "import os; assert os.environ['RAY_ADDRESS'] == 'mine'"
+    env_of_run = {"RAY_ADDRESS": "mine"}
+    assert channel.run(with_its_own, "own", kind=protocol.PYTHON, env=env_of_run).exit_code == 0
+
+
 def test_a_session_without_ray_starts_none(channel: Attached) -> None:
     refused = channel.ask(protocol.RestartRay(), protocol.Done, protocol.Failed)
     assert isinstance(refused, protocol.Failed)
