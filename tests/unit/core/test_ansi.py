@@ -170,3 +170,8 @@ def test_render_closes_what_it_opens() -> None:
     assert render([("", "a"), ("31", "b"), ("31", "c"), ("1", "d")]) == "a\x1b[31mbc\x1b[0m\x1b[1md\x1b[0m"
     assert render([("31", "b"), ("", "c")]) == "\x1b[31mb\x1b[0mc"
     assert render([]) == ""
+
+
+def test_a_terminal_gets_the_moves_within_the_lines_and_no_others() -> None:
+    moves = "\x1b[2A\x1b[B\x1b[2E\x1b[F\x1b[3G"
+    assert "".join(map(harmless, tokens_of(f"{moves}\x1b[H\x1b[2J\x1b[s\x1b[u\x1b[5S".encode(), []))) == moves
