@@ -65,7 +65,7 @@ def _supervise(config: Config) -> int:
     from skyrl_magic.agent.ray_size import Asked, ray_size, this_machine
     from skyrl_magic.agent.ray_start import RayStart
 
-    procs.become_subreaper()  # already so as PID 1; elsewhere this finds what a run, or Ray's start, leaves behind
+    procs.become_subreaper()  # this finds what a run, or Ray's start, leaves behind
     try:
         paths.make_state_dir(config.state)
     except OSError as error:

@@ -19,6 +19,9 @@ if sys.version_info < (3, 8):
     found = "%d.%d" % sys.version_info[:2]
     sys.exit("skyrl_magic: {SESSION_ENDS}the python3 of its image is " + found
              + ": choose an --image with Python 3.8 or newer")
+if sys.argv[1:2] == ["supervise"]:
+    from skyrl_magic.agent import watchdog
+    watchdog.guard()  # before anything else is read: the process that watches stays small
 from skyrl_magic.agent.__main__ import main
 sys.exit(main())
 """.encode("ascii")

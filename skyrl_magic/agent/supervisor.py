@@ -1,4 +1,4 @@
-"""The sandbox's main process: boots it, starts runs, commits the volume, and ends when nobody needs it any more.
+"""The session's supervisor: boots its sandbox, starts runs, commits the volume, and ends when nobody needs it any more.
 
 One thread and one selector. Nothing in it waits for a client, a disk full of output or Ray: output goes from the shims
 to the journals and from there to ``attach``; the supervisor sees starts, ends and signals only.
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from skyrl_magic.agent import boot, commits, paths, procs, reserve
+from skyrl_magic.agent import boot, commits, paths, procs, reserve, watchdog
 from skyrl_magic.agent.archive import Archiver
 from skyrl_magic.agent.baseline import begin_baseline
 from skyrl_magic.agent.cgroup import Cgroup
@@ -56,8 +56,6 @@ TIMEOUT_SLACK_S = 60.0
 SPARE_DELAY_S = 0.02
 SPARE_AFTER_END_S = 0.004
 _SPARE_RETRY_S = 5.0
-#: The longest sleep, in seconds; a selector takes no endless one.
-_LOOK_S = 3600.0
 
 
 def log(line: str) -> None:
@@ -247,6 +245,7 @@ class Supervisor:
         return "the backend ended its container (it was preempted, or stopped there)"
 
     def _turn(self) -> None:
+        watchdog.beat()
         now = time.monotonic()
         idle = not self.runs.active
         dispatch(self._selector, max(self._next_deadline() - now, 0.0))
@@ -310,7 +309,7 @@ class Supervisor:
             self.tell(f"memory {kills}", f"{protocol.OUT_OF_MEMORY}: the kernel killed a process of the session")
 
     def _next_deadline(self) -> float:
-        deadlines = [time.monotonic() + _LOOK_S, self.archiver.next_at, self.committer.next_at]
+        deadlines = [time.monotonic() + watchdog.beat_s(), self.archiver.next_at, self.committer.next_at]
         if self.runs.active:
             deadlines.append(self._next_commit)
         if not self._stopping:
@@ -407,6 +406,7 @@ class Supervisor:
         now = time.monotonic()
         hurry_at, flushed_at, commit_by = now + FLUSH_S - HURRY_S, now + FLUSH_S, now + COMMIT_S
         while True:
+            watchdog.beat()
             now = time.monotonic()
             ends_at = max(flushed_at if self.clients else now, now if committed else commit_by)
             if now >= ends_at:

@@ -8,15 +8,14 @@ from pathlib import Path
 import psutil
 
 from skyrl_magic.loopback.daemon import ServerAddress
-from tests.kernel.processes import processes_of
+from tests.kernel.processes import supervisors_of
 
 
 class Inside:
     """The one sandbox of a server that runs now."""
 
     def __init__(self, server: ServerAddress) -> None:
-        # bubblewrap's own processes name the command too, and the shims are forks of the supervisor.
-        [self.supervisor] = [process for process in processes_of(server, "supervise") if _inner_pid(process) == 1]
+        [self.supervisor] = supervisors_of(server)
 
     @property
     def state(self) -> Path:
@@ -28,13 +27,14 @@ class Inside:
         return (self.state / "runs" / run_id / stream).read_bytes()
 
     def forks(self) -> list[psutil.Process]:
-        """The supervisor and the processes of its own that it forked: the shims."""
+        """The first process, the supervisor that it forked, and that one's forks: the shims."""
         command = self.supervisor.cmdline()
         return [process for process in self.processes() if _command(process) == command]
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the sandbox."""
-        return [self.supervisor, *self.supervisor.children(recursive=True)]
+        first = self.supervisor.parent()
+        return [] if first is None else [first, *first.children(recursive=True)]
 
 
 def memory_bytes(process: psutil.Process) -> int:
@@ -49,9 +49,3 @@ def _command(process: psutil.Process) -> list[str]:
     with suppress(psutil.Error):
         return process.cmdline()
     return []
-
-
-def _inner_pid(process: psutil.Process) -> int:
-    """Its id in its sandbox."""
-    status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
-    return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))

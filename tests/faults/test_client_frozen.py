@@ -93,7 +93,7 @@ def _frozen(pid: int, freeze_s: float, inside: Inside, server: ServerAddress) ->
 
 
 def _agent_bytes(inside: Inside, server: ServerAddress) -> int:
-    """Resident memory of the supervisor, of its forks (the shims, what copies journals), and of what serves clients."""
+    """Resident memory of the agent: what watches, the supervisor, its forks (shims, archive passes), attaches."""
     agent = {*processes_of(server, "attach"), *inside.forks()}
     return sum(map(memory_bytes, agent))
 

@@ -1,4 +1,4 @@
-"""The supervisor, the sandbox's first process, is killed under a run: its end is said, and the volume has the log."""
+"""The supervisor is killed under a run: its end is said, and the volume has the log."""
 
 from __future__ import annotations
 

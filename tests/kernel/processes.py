@@ -19,6 +19,19 @@ def processes_of(server: ServerAddress, word: str) -> list[psutil.Process]:
     return [p for p in found if {"/opt/skyrl_magic/agent.pyz", word} <= _words(p) and "nsenter" not in _words(p)]
 
 
+def supervisors_of(server: ServerAddress) -> list[psutil.Process]:
+    """The supervisors of this server's sandboxes: each is the child of a first process, which watches it."""
+    # bubblewrap's own processes name the command too, and the shims are forks of the supervisor.
+    found = [process for process in processes_of(server, "supervise") if _inner_pid(process) == 1]
+    return [child for first in found for child in first.children()]
+
+
+def _inner_pid(process: psutil.Process) -> int:
+    """Its id in its sandbox."""
+    status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+    return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
+
+
 def _words(process: psutil.Process) -> set[str]:
     """Its command's words; none where it has just ended, as the cells' short sleeps do."""
     with suppress(psutil.NoSuchProcess):
@@ -31,7 +44,7 @@ def _keeps(words: list[str], server: ServerAddress) -> bool:
 
 
 def kill(server: ServerAddress, word: str) -> None:
-    found = processes_of(server, word)
+    found = supervisors_of(server) if word == "supervise" else processes_of(server, word)
     assert found
     for process in found:
         with suppress(psutil.NoSuchProcess):  # it ended with one that was killed before it

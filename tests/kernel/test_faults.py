@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import modal
 import pytest
 
+from skyrl_magic.agent.watchdog import HANG_VARIABLE
 from skyrl_magic.loopback.daemon import ServerAddress
+from skyrl_magic.service.runs import new_run_id
 from tests.contract.conftest import make_checkout
 from tests.kernel.conftest import SETTINGS, Kernel, make_kernel
-from tests.kernel.processes import kill
+from tests.kernel.processes import kill, supervisors_of
 
 COUNT = "%%skyrl_modal\nfor i in $(seq 1 40); do echo line $i; sleep 0.05; done"
 
@@ -49,6 +52,46 @@ def test_a_supervisor_that_was_killed_between_two_cells(kernel: Kernel, loopback
     kill(loopback_server, "supervise")
     cell = kernel.run("%skyrl_modal echo on")
     assert (cell.out, cell.error) == ("on\n", [])
+
+
+@pytest.fixture
+def impatient(kernel: Kernel, modal_client: modal.Client) -> Iterator[Kernel]:
+    """The kernel without a session; in the next one a supervisor that has not moved for six seconds hangs."""
+    name = f"impatient-{new_run_id()}"
+    modal.Secret.objects.create(name, {HANG_VARIABLE: "6"}, client=modal_client)  # reaches the first process
+    kernel.run(f"%skyrl_stop --all\n%config SkyRLMagic.secret = {name!r}")
+    yield kernel
+    kernel.run("%skyrl_stop --all\n%config SkyRLMagic.secret = None")
+    modal.Secret.objects.delete(name, client=modal_client)
+
+
+HUNG = "its supervisor hung (it had not moved for 6s), so its watchdog ended it"
+
+
+def test_a_supervisor_that_hangs_ends_its_container_and_the_next_cell_says_why(
+    impatient: Kernel, loopback_server: ServerAddress
+) -> None:
+    def hang() -> None:
+        [supervisor] = supervisors_of(loopback_server)
+        supervisor.suspend()
+
+    impatient.on_text = ("line 3\n", hang)
+    cell = impatient.run("%%skyrl_modal\nfor i in 1 2 3; do echo line $i; done; sleep 600")
+    assert len(cell.error) == 1
+    assert f"ended with its session: the container has ended: {HUNG}; %skyrl_logs " in cell.error[0]
+    again = impatient.run("%skyrl_modal echo on")
+    assert (again.out, again.error) == ("on\n", [])
+    assert any(f"had ended: {HUNG}" in note for note in again.notes), again.notes
+
+
+def test_a_supervisor_that_hung_between_two_cells(impatient: Kernel, loopback_server: ServerAddress) -> None:
+    impatient.run("%skyrl_modal true")
+    [supervisor] = supervisors_of(loopback_server)
+    supervisor.suspend()
+    supervisor.wait(60)
+    cell = impatient.run("%skyrl_modal echo on")
+    assert (cell.out, cell.error) == ("on\n", [])
+    assert any(f"had ended: {HUNG}" in note for note in cell.notes), cell.notes
 
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-x", "MODAL_TOKEN_SECRET": "as-x"}

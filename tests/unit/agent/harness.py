@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from skyrl_magic.agent.config import Config
 from skyrl_magic.core import protocol
 
@@ -175,6 +177,11 @@ class Session:
                 env={**os.environ, **(env or {})},
             )
         self._attached: list[Attached] = []
+
+    @property
+    def pid(self) -> int:
+        """The supervisor, a child of :attr:`process`, which watches it."""
+        return psutil.Process(self.process.pid).children()[0].pid
 
     def attach(self, *options: str) -> Attached:
         attached = Attached(self.agent, self.config.state, *options, python=self.python)

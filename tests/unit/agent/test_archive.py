@@ -102,7 +102,7 @@ def test_a_session_that_ran_nothing_leaves_nothing(session: Session, channel: At
 
 def test_a_killed_pass_is_made_again(session: Session, channel: Attached, gate: Gate) -> None:
     channel.start(f"head -c 60000000 /dev/urandom | base64; read _ <{gate}")
-    supervisor = psutil.Process(session.process.pid)
+    supervisor = psutil.Process(session.pid)
 
     def kill() -> bool:
         passes = [child for child in supervisor.children() if child.nice() == 10]

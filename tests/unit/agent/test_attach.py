@@ -85,7 +85,7 @@ def test_agent_and_channel_are_small(session: Session, channel: Attached) -> Non
     channel.start("head -c 20000000 /dev/urandom")
     channel.send(protocol.WatchRun("run-1", stdout=protocol.ALL))
     channel.ended()
-    for pid in (session.process.pid, channel.process.pid):
+    for pid in (session.process.pid, session.pid, channel.process.pid):
         status = Path(f"/proc/{pid}/status").read_text()
         peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
         assert peak_kb < 40_000

@@ -242,9 +242,9 @@ def test_the_next_runs_shim_is_replaced_when_it_cannot_be_used(
     session: Session, channel: Attached, damage: str
 ) -> None:
     assert channel.run("true").exit_code == 0
-    until(lambda: len(children(session.process.pid)) == 1)  # the last run's shim has left, the next one's waits
+    until(lambda: len(children(session.pid)) == 1)  # the last run's shim has left, the next one's waits
     if damage == "killed":
-        spare = children(session.process.pid).pop()
+        spare = children(session.pid).pop()
         os.kill(spare, signal.SIGKILL)
         until(lambda: not alive(spare))
     else:
@@ -259,7 +259,7 @@ def test_a_full_disk_neither_blocks_nor_ends_the_run(session: Session, channel: 
     # The limit on a file's size meets the shim's writes as a full disk does.
     import resource
 
-    pid = session.process.pid
+    pid = session.pid
     limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     channel.run("true", "run-0")  # takes the shim that was forked before the limit

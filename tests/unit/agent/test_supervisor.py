@@ -582,8 +582,8 @@ def test_a_killed_supervisor_takes_its_runs_with_it(session: Session, channel: A
     channel.start(f"echo $$ >{tmp_path}/pid; echo up; sleep 600")
     channel.send(protocol.WatchRun("run-1"))
     channel.wait_for_output(b"up\n")
-    session.process.kill()
-    session.process.wait()
+    os.kill(session.pid, signal.SIGKILL)
+    assert session.wait() == 128 + signal.SIGKILL
     until(lambda: not alive(int((tmp_path / "pid").read_text())))
     assert channel.process.wait(60) == 69
 

@@ -137,11 +137,18 @@ class ProcessSandbox:
         for stream in list(self.streams):
             stream.process.kill()
 
+    @property
+    def supervisor(self) -> psutil.Process:
+        """The child of the first process, which watches it."""
+        [supervisor] = psutil.Process(self.process.pid).children()
+        return supervisor
+
     def _tree(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):  # another thread has ended it meanwhile
-            supervisor = psutil.Process(self.process.pid)
-            supervisor.suspend()  # it starts nothing while its children are listed
-            return [*supervisor.children(recursive=True), supervisor]
+            first = psutil.Process(self.process.pid)
+            for process in (first, *first.children()):
+                process.suspend()  # it starts nothing while its children are listed
+            return [*first.children(recursive=True), first]
         return []
 
     def _here(self, args: Sequence[str]) -> list[str]:

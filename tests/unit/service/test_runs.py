@@ -215,7 +215,7 @@ def test_a_press_after_the_end_is_told(world: World, session: Session, monkeypat
 def test_a_run_that_not_even_sigkill_ends_is_left(world: World, session: Session) -> None:
     request, sink = RunRequest("echo x; sleep 300"), Recorder()
     watch = world.runs.start(session, request, "stuck", sink, world.interrupts)
-    sandbox_of(session).process.send_signal(signal.SIGSTOP)  # nobody carries the signals out
+    sandbox_of(session).supervisor.suspend()  # nobody carries the signals out
     now_s = 0.0
 
     def press(event: protocol.Message) -> None:
@@ -232,7 +232,7 @@ def test_a_run_that_not_even_sigkill_ends_is_left(world: World, session: Session
             follow = RunService(lambda: now_s, signal_timeout_s=0.05).follow
             error = pool.submit(follow, session, request, watch, sink, world.interrupts).exception(DEADLINE_S)
     finally:
-        sandbox_of(session).process.send_signal(signal.SIGCONT)
+        sandbox_of(session).supervisor.resume()
     assert isinstance(error, RunStopped)
     assert "which no signal reaches: %skyrl_stop ends its session" in str(error)
 

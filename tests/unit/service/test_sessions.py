@@ -203,10 +203,10 @@ def test_a_long_spec_of_a_silent_session(world: World, other: SessionService, mo
     impatient = Timing(attach_timeout_s=0.2, reopen_pauses_s=())
     monkeypatch.setattr(session_info, "QUICK", impatient)
     session = world.start(long_request(world))
-    process = sandbox_of(session).process
-    process.send_signal(signal.SIGSTOP)
+    supervisor = sandbox_of(session).supervisor
+    supervisor.suspend()
     assert [(row.name, row.gpu, row.state) for row in other.list("local")] == [("long", "?", "not answering")]
-    process.send_signal(signal.SIGCONT)
+    supervisor.resume()
 
 
 def test_a_name_is_free_when_its_session_has_ended(world: World) -> None:
@@ -441,9 +441,9 @@ def test_the_table_says_who_does_not_answer(
 ) -> None:
     monkeypatch.setattr(session_info, "QUICK", Timing(attach_timeout_s=0.2, reopen_pauses_s=()))
     session = world.start()
-    sandbox_of(session).process.send_signal(signal.SIGSTOP)
+    sandbox_of(session).supervisor.suspend()
     assert [row.state for row in other.list("local")] == ["not answering"]
-    sandbox_of(session).process.send_signal(signal.SIGCONT)
+    sandbox_of(session).supervisor.resume()
 
 
 def test_join_takes_what_runs_and_starts_nothing(world: World, other: SessionService, checkout: Checkout) -> None:
