@@ -200,13 +200,14 @@ class SessionService:
             raise SessionError(f"sessions {name} run in several apps, {apps}: %config SkyRLMagic.app chooses one")
         return places[0]
 
-    def stop(
+    def stop(  # noqa: PLR0913, PLR0917  (where it is has three parts)
         self,
         backend: str,
         app: str,
         name: str,
         before_end: Callable[[Session], object] = lambda _: None,
         progress: Progress | None = None,
+        container: str = "",
     ) -> None:
         """Stop the session: its runs end, the volume is committed, the container is gone on return.
 
@@ -216,17 +217,22 @@ class SessionService:
             name: see ``backend``.
             before_end: gets the session, open, while everything is still there.
             progress: shows what is waited for where that takes long.
+            container: the id of the one container that is meant; empty for whichever has the name.
 
         Raises:
-            NotFound: the app has no session of this name.
+            NotFound: the app has no session of this name, or its container is not the one that is meant.
         """
         key = (backend, app, name)
         session = self._sessions.get(key)
         sandbox = self._ask(backend).find(app, name)
         if sandbox is None:
             self._forget(key)
-            raise NotFound(f"there is no session {name}: %skyrl_sessions lists them")
-        if session is None or not session.channel.alive:
+            had_ended = f"session {name} had ended before"
+            raise NotFound(had_ended if container else f"there is no session {name}: %skyrl_sessions lists them")
+        if container not in ("", sandbox.id):
+            another = f"another one of this name runs, which %skyrl_stop {name} ends"
+            raise NotFound(f"session {name} had ended before; {another}")
+        if session is None or not session.channel.alive or session.sandbox.id != sandbox.id:
             session = own_session(name, sandbox, backend)
             if sandbox.is_queued():
                 sandbox.terminate()

@@ -239,8 +239,8 @@ class Cells:
     def stop(self, names: Sequence[str], config: Given, folder: Path) -> None:
         """Stop the sessions of these names, the current one, or with ``--all`` all of the owner's."""
         current = self.notebook.current
-        place = None if current is None else current.place
-        stopped = self._running.stop(names, place, lambda: self._request(Given(), config, folder)[0].place)
+        had = None if current is None else (current.place, self.notebook.containers[current.place])
+        stopped = self._running.stop(names, had, lambda: self._request(Given(), config, folder)[0].place)
         if current is not None and current.place in stopped and self._others():
             again = f"a cell without options starts {current.name} again, after %skyrl_use NAME it goes there"
             note(f"still running: {', '.join(self._others())}; {again}")
@@ -345,7 +345,7 @@ class Cells:
         before, request = self.notebook.current, choice.request
         checkout = resolved.checkout if session.spec == resolved.spec else request.checkout
         request = replace(request, spec=session.spec, checkout=checkout, name=session.name, asked=frozenset())
-        self.notebook.enter(request, config)
+        self.notebook.enter(request, config, session.sandbox.id)
         if (before is None and choice.why) or (before is not None and before.place != request.place):
             why = f"{choice.why}: " if choice.why else ""
             note(f"{why}now in session {session.name}{self._still_running()}")

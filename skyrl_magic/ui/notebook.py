@@ -37,6 +37,8 @@ class Notebook:
     """``%config`` as it was when the current session was chosen: a change counts as if the next cell named it."""
     used: dict[Place, SessionRequest] = field(default_factory=dict)
     """What the sessions that this notebook has named or started were asked for, by their last use."""
+    containers: dict[Place, str] = field(default_factory=dict)
+    """The ids of their containers: one of the same name with another id is not the session that this notebook had."""
     runs: dict[str, Session] = field(default_factory=dict)
     """The sessions of the runs that this kernel has started or attached to, by run id."""
     attached: set[str] = field(default_factory=set)
@@ -53,8 +55,9 @@ class Notebook:
         """The current session: the one that this notebook has named or started last (``service.session_choice``)."""
         return next(reversed(self.used.values()), None)
 
-    def enter(self, request: SessionRequest, config: Given) -> None:
-        """Make a session the current one."""
+    def enter(self, request: SessionRequest, config: Given, container: str) -> None:
+        """Make a session, whose container has this id, the current one."""
+        self.containers[request.place] = container
         self.used.pop(request.place, None)
         self.used[request.place] = request
         self.config = config

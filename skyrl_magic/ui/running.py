@@ -69,12 +69,12 @@ class Running:
         late = [late_volume_text(volume) for volume in sorted({info.late_volume for info in found} - {""})]
         return Table(columns, rows, f"no sessions run on the {here[0]} backend", late)
 
-    def stop(self, names: Sequence[str], current: Place | None, here: Callable[[], Place]) -> Sequence[Place]:
+    def stop(self, names: Sequence[str], had: tuple[Place, str] | None, here: Callable[[], Place]) -> Sequence[Place]:
         """Stop the sessions of these names, the current one, or with ``--all`` all; where those were.
 
         Args:
             names: the words of the line.
-            current: the current session.
+            had: the current session, and the id of the container that it had in this notebook.
             here: where a cell without options goes.
 
         Raises:
@@ -91,17 +91,18 @@ class Running:
             return self._stop_all(here())
         if names:
             return self._stop_named(dict.fromkeys(names), here())
-        if current is None:
+        if had is None:
             raise NotFound(f"this notebook is in no session yet: %skyrl_stop NAME ends one{self._running_now(here())}")
+        current, container = had
         self.reach(current[0])
         try:
-            self._stop(current)
-        except NotFound:
-            note(f"session {current[2]} had ended before")
+            self._stop(current, container)
+        except NotFound as error:
+            note(str(error))
         return [current]
 
-    def _stop(self, place: Place) -> None:
-        """Stop a session, and say so. Raises NotFound, BackendError."""
+    def _stop(self, place: Place, container: str = "") -> None:
+        """Stop a session, where its container is named only that one, and say so. Raises NotFound, BackendError."""
         ended: list[protocol.RunSummary] = []
 
         def look(session: Session) -> None:
@@ -110,7 +111,7 @@ class Running:
 
         progress = CellProgress()
         try:
-            self._sessions.stop(*place, look, progress)
+            self._sessions.stop(*place, look, progress, container)
         finally:
             progress.end(None)
         runs = ", ".join(f"{run.run_id} ({shortened(run.command, _COMMAND_CHARS)})" for run in ended)

@@ -62,6 +62,15 @@ def book(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found.cells.close()
 
 
+@pytest.fixture
+def other_book(book: Book, backend: ProcessBackend, agent: Path) -> Iterator[Book]:
+    """Another notebook, in a kernel of its own."""
+    found = Book(Services(SessionService(lambda _: backend, lambda: agent), RunService(), lambda: "local"), book.folder)
+    found.cells.notebook.key = "other"
+    yield found
+    found.cells.close()
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
@@ -509,6 +518,36 @@ def test_stop_without_a_name_ends_what_was_named_last_whatever_the_settings_say(
     book.cells.stop([], book.config, book.folder)
     assert capsys.readouterr().out.splitlines() == ["session scratch had ended before", again]
     assert backend.made[0].poll() is None, "a second stop does not reach for another one"
+
+
+def test_a_second_stop_leaves_the_new_session_of_another_notebook(
+    book: Book, other_book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="train")
+    book.cells.stop([], DEFAULTS, book.folder)
+    other_book.run("true", session="train")
+    capsys.readouterr()
+    book.cells.stop([], DEFAULTS, book.folder)
+    another = "another one of this name runs, which %skyrl_stop train ends"
+    assert capsys.readouterr().out == f"session train had ended before; {another}\n"
+    assert backend.made[1].poll() is None
+    book.cells.stop(["train"], DEFAULTS, book.folder)
+    assert backend.made[1].poll() is not None
+
+
+def test_stop_leaves_a_session_that_another_notebook_has_stopped_and_started_again(
+    book: Book, other_book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="train")
+    other_book.cells.stop(["train"], DEFAULTS, book.folder)
+    other_book.run("true", session="train")
+    capsys.readouterr()
+    book.cells.stop([], DEFAULTS, book.folder)
+    assert "session train had ended before; another one" in capsys.readouterr().out
+    assert backend.made[1].poll() is None
+    book.run("true", session="train")
+    book.cells.stop([], DEFAULTS, book.folder)
+    assert backend.made[1].poll() is not None, "it is this notebook's too now"
 
 
 def test_stop_names_the_runs_that_end_with_a_session(

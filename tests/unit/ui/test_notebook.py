@@ -23,7 +23,7 @@ def test_the_current_session_is_the_one_that_was_entered_last() -> None:
     assert Notebook().current is None
     notebook = Notebook()
     for name in ("a", "b", "a"):
-        notebook.enter(SessionRequest(SPEC, None, 60, name), Given())
+        notebook.enter(SessionRequest(SPEC, None, 60, name), Given(), name)
     assert notebook.current is not None
     assert notebook.current.name == "a"
     assert [place[2] for place in notebook.used] == ["b", "a"]
