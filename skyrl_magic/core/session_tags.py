@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,7 +84,10 @@ def spec_json(spec: SessionSpec) -> str:
 
 def read_spec(text: str, backend: str, app: str) -> SessionSpec:
     """Read :func:`spec_json`. Raises ValueError."""
-    texts = json.loads(text)
+    try:
+        texts = json.loads(text)
+    except RecursionError:
+        raise ValueError("not a session's spec: nested too deep") from None
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise ValueError("not a session's spec")
     return _spec(texts, backend, app)
@@ -98,9 +102,10 @@ def _spec(texts: Mapping[str, str], backend: str, app: str) -> SessionSpec:
 
 def _seconds(text: str) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def unread_spec(backend: str, app: str) -> SessionSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ def _ends(status: protocol.Status | None) -> dict[str, float]:
     if not status.active_runs:
         ends["idle"] = max(0.0, status.idle_timeout_s - status.idle_s)
     if status.max_usd and status.usd_per_hour:
-        ends["budget"] = max(0.0, (status.max_usd - status.spent_usd) / status.usd_per_hour * 3600)
+        left_s = (status.max_usd - status.spent_usd) / status.usd_per_hour * 3600
+        if math.isfinite(left_s):  # else the price is next to nothing
+            ends["budget"] = max(0.0, left_s)
     return ends
 
 

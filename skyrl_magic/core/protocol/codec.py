@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
 from typing import Any, ClassVar, Dict, Iterator, Optional, Type, TypeVar, Union
 
@@ -18,6 +19,9 @@ VERSION = 1
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 #: Size in bytes in which file and journal contents are cut into frames.
 CHUNK_BYTES = 256 * 1024
+
+#: No number of a frame is as large as this; JSON's may have any size.
+_MAX_NUMBER = 1 << 64
 
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BI")
@@ -81,15 +85,32 @@ def decode_body(body: Union[bytes, memoryview]) -> Optional[Message]:
         return None
     try:
         meta = json.loads(bytes(body[_HEAD.size : end]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the meta of a {cls.__name__} frame is not JSON: {error}") from None
     if not isinstance(meta, dict):
         raise ProtocolError(f"the meta of a {cls.__name__} frame is not an object")
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name: f.default for f in dataclasses.fields(cls)}
     fields = {name: value for name, value in meta.items() if name in known}
+    for name, value in fields.items():
+        if not _can_be(value, known[name]):
+            raise ProtocolError(f"{name} of a {cls.__name__} frame cannot be {value!r:.40}")
     if "payload" in known:
         fields["payload"] = bytes(body[end:])
     return cls(**fields)
+
+
+def _can_be(value: Any, default: Any) -> bool:
+    """Whether a field with this default can have the value: a text, or a number that can be counted with.
+
+    What lies in lists and objects is not looked at: a kernel's message may well have a NaN.
+    """
+    if isinstance(default, str):
+        return isinstance(value, str)
+    if isinstance(default, (int, float)):
+        if isinstance(value, int):
+            return abs(value) < _MAX_NUMBER
+        return isinstance(value, float) and math.isfinite(value)
+    return True
 
 
 class FrameDecoder:

@@ -251,3 +251,23 @@ def test_sizes_that_are_none_are_refused(sizes: Any) -> None:
     assert isinstance(message, protocol.KernelMessage)
     with pytest.raises(protocol.ProtocolError):
         protocol.unpack_buffers(message)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *('"idle_s":NaN', '"timeout_in_s":Infinity', '"timeout_in_s":-Infinity', '"idle_s":1e999', '"idle_s":null'),
+        *('"request":1' + "0" * 400, '"spent_usd":"1"', '"ray":7', '"busy_with":null'),
+        '"active_runs":' + "[" * 100_000,
+    ],
+    ids=lambda field: field[:22],
+)
+def test_a_field_that_cannot_be_is_refused(field: str) -> None:
+    with pytest.raises(protocol.ProtocolError, match="Status frame"):
+        decode([body(protocol.Status.KIND, b"{%s}" % field.encode())])
+
+
+def test_what_a_kernel_shows_may_have_any_number() -> None:
+    meta = b'{"content": {"data": {"application/json": [NaN, 1e999]}}}'
+    (message,) = decode([body(protocol.KernelMessage.KIND, meta)])
+    assert repr(message.content) == "{'data': {'application/json': [nan, inf]}}"  # type: ignore[attr-defined]

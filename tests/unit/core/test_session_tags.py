@@ -64,3 +64,14 @@ def test_a_field_of_a_newer_version_is_passed_over() -> None:
     tags = session_tags(SPEC, "one", "me", 0.0)
     tags["spec"] = tags["spec"].replace("{", '{"colour":"red",', 1)
     assert read_tags(tags, SPEC.backend, SPEC.app).spec == SPEC
+
+
+def test_a_spec_that_is_nested_too_deep_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a session's spec"):
+        read_spec("[" * 100_000, "local", "a")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "soon"])
+def test_a_start_that_is_no_time_is_not_known(text: str) -> None:
+    tags = {**session_tags(SPEC, "one", "me", 1.0), "started_at": text}
+    assert read_tags(tags, "local", "a").started_at == 0.0

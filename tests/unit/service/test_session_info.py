@@ -32,3 +32,9 @@ def test_what_ends_a_session_first(
     row = session_info(tags, ("local", "a", "one"), SPEC, status)
     assert row.ends_in_s == ends_in_s
     assert (row.ends_idle, row.state, row.place) == (ends_idle, state, ("local", "a", "one"))
+
+
+def test_a_budget_that_next_to_nothing_is_taken_from_ends_nothing() -> None:
+    status = protocol.Status(idle_timeout_s=600.0, max_usd=5.0, usd_per_hour=1e-320)
+    row = session_info(SessionTags("one", "me", time.time(), SPEC), ("local", "a", "one"), SPEC, status)
+    assert (row.ends_in_s, row.ends_spent) == (600.0, False)
