@@ -20,7 +20,7 @@ import modal.exception
 from modal._utils.async_utils import synchronizer
 
 from skyrl_magic.core.cancel import Cancel
-from skyrl_magic.core.errors import BackendError, SessionLost
+from skyrl_magic.core.errors import BackendError, NotFound, SessionLost
 from skyrl_magic.core.ports import Sandbox
 
 #: For how long after it was given up a sandbox may come into being, and how often it is looked for. In seconds.
@@ -86,7 +86,7 @@ def create_sandbox(cancel: Cancel, *command: str, **options: Any) -> modal.Sandb
 
 
 def end_late(find: Callable[[], Sandbox | None], tags: Mapping[str, str]) -> None:
-    """End the sandbox of a creation that was given up: now, and where it comes into being later.
+    """End the sandbox of a creation that was given up: now, and where it comes into being or is heard of later.
 
     Args:
         find: the living sandbox of its name.
@@ -95,22 +95,27 @@ def end_late(find: Callable[[], Sandbox | None], tags: Mapping[str, str]) -> Non
     Raises:
         BackendError: the server does not say whether there is one.
     """
-    if not _end(find, tags):
-        threading.Thread(target=_watch, args=(find, tags), name="skyrl-late", daemon=True).start()
+    ended = False
+    try:
+        ended = _end(find, tags)
+    finally:
+        if not ended:
+            threading.Thread(target=_watch, args=(find, tags), name="skyrl-late", daemon=True).start()
 
 
 def _end(find: Callable[[], Sandbox | None], tags: Mapping[str, str]) -> bool:
-    sandbox = find()
-    if sandbox is None or sandbox.tags() != tags:
-        return False
-    sandbox.terminate()
-    return True
+    with contextlib.suppress(NotFound, SessionLost):  # it has ended by itself
+        sandbox = find()
+        if sandbox is not None and sandbox.tags() == tags:
+            sandbox.terminate()
+            return True
+    return False
 
 
 def _watch(find: Callable[[], Sandbox | None], tags: Mapping[str, str]) -> None:
     until_s = time.monotonic() + LATE_S
     while time.monotonic() < until_s:
         time.sleep(_LOOK_S)
-        with contextlib.suppress(BackendError, SessionLost):
+        with contextlib.suppress(BackendError):
             if _end(find, tags):
                 return

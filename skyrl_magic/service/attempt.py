@@ -10,12 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 from skyrl_magic.core.cancel import Cancel, Cancelled
-from skyrl_magic.core.errors import SkyRLMagicError
+from skyrl_magic.core.errors import AlreadyExists, BackendError, NoCapacity, NotFound, SkyRLMagicError
 from skyrl_magic.core.ports import Backend, Sandbox, SandboxRequest
 from skyrl_magic.service.session import TICK_S, Progress
 
 #: A container that is there within this time was not queued, in seconds.
 QUEUE_SAID_S = 3.0
+#: What holds up the making of a container, such as a throttled call, is told again within this time for as long as it
+#: lasts, in seconds: modal's client (1.6.4: ``grpc_utils``) does so after 30 s.
+TOLD_AGAIN_S = 35.0
 #: How long the server may take to confirm that a creation is cancelled, in seconds.
 CONFIRM_S = 5.0
 #: The phase in which the container is made; nothing is there to be ended before it.
@@ -41,6 +44,7 @@ class Attempt:
     ) -> None:
         self._pool, self._wanted, self._progress, self._said = pool, wanted, progress, said
         self._phase = ""
+        self._told_at = 0.0
         self._container_at: float | None = None
         self.cancel = Cancel()
         self.is_queued = False
@@ -73,8 +77,9 @@ class Attempt:
         """Cancel the creation; the container where it has come in this very moment.
 
         Raises:
-            SkyRLMagicError: the creation failed, in this moment. Cancelled: the server has confirmed that nothing is
-                left. TimeoutError: it has not; a container that comes later is ended all the same.
+            SkyRLMagicError: the creation failed, in this moment; BackendError also where the server does not say
+                whether something is left. Cancelled: the server has confirmed that nothing is left. TimeoutError: it
+                has not; a container that comes later is ended all the same.
         """
         self.gave_up = True
         self.cancel.set()
@@ -94,27 +99,37 @@ class Attempt:
         """Cancel the creation, or end the container that has come; what became of it, for the user."""
         try:
             self._pool.submit(self.give_up().terminate).result(CONFIRM_S)
+        except (NoCapacity, AlreadyExists, NotFound):  # there was nothing to be cancelled
+            pass
+        except (TimeoutError, concurrent.futures.TimeoutError, BackendError):
+            return "its container is being ended, %skyrl_sessions shows whether it is gone"
         except (Cancelled, SkyRLMagicError):
             pass
-        except (TimeoutError, concurrent.futures.TimeoutError):
-            return "its container is being ended, %skyrl_sessions shows whether it is gone"
         return "its creation is cancelled"
 
     def _hear(self, phase: str) -> None:
         self._said.put(functools.partial(self._begin, phase))
 
     def _begin(self, phase: str) -> None:
+        self._told_at = time.monotonic()
+        if phase == self._phase or self.is_queued:
+            return
         self._phase = phase
         if phase == _CONTAINER:
             self._container_at = time.monotonic()
         self._progress.begin(phase)
 
     def _tick(self) -> None:
-        if self._phase == _CONTAINER and self.waited_s >= QUEUE_SAID_S:
+        asked = self._container_at is not None and self.waited_s >= QUEUE_SAID_S
+        if asked and not self.is_queued and not self._is_held_up():
             self.is_queued = True
             self._phase = f"waiting for {self._wanted.spec.gpu.noun}"
             self._progress.begin(self._phase, "■ cancels it")
         self._progress.tick()
+
+    def _is_held_up(self) -> bool:
+        """Whether it is known that something else than its machine is waited for: nobody says when that is over."""
+        return self._phase != _CONTAINER and time.monotonic() - self._told_at < TOLD_AGAIN_S
 
 
 def _end(future: Future[Sandbox]) -> None:

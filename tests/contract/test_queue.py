@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ import pytest
 from skyrl_magic.cloud.sandboxes import ModalBackend
 from skyrl_magic.core.errors import NoCapacity, RunStopped, SessionError, SessionLost
 from skyrl_magic.core.gpus import parse_gpu
+from skyrl_magic.loopback.daemon import ServerAddress
 from skyrl_magic.service import attempt
 from skyrl_magic.service.run_list import known_runs
 from skyrl_magic.service.runs import RunService, new_run_id
@@ -25,6 +27,7 @@ from skyrl_magic.service.session_request import SessionRequest
 from skyrl_magic.service.sessions import SessionService
 from tests.conftest import Pretended
 from tests.contract.conftest import Lab, Recorder, make_backend, make_spec
+from tests.loopback.answering import answering
 from tests.loopback.making import DEADLINE_S, until
 
 NEVER = {"wait_s": None}
@@ -115,6 +118,35 @@ def test_stop_while_the_server_still_answers(
     progress.on_phase = lambda phase: os.kill(os.getpid(), signal.SIGINT) if phase == "container" else None
     with pytest.raises(RunStopped, match="was starting; its creation is cancelled"):
         make_service().ensure(wanted, progress)
+    late = next(thread for thread in threading.enumerate() if thread.name == "skyrl-late")
+    late.join(DEADLINE_S)
+    assert backend.find(*wanted.place[1:]) is None
+
+
+def test_stop_where_the_server_does_not_say_what_it_has(  # noqa: PLR0913, PLR0917  (fixtures)
+    backend: ModalBackend,
+    make_service: Callable[[], SessionService],
+    wanted: SessionRequest,
+    pretend: Pretended,
+    loopback_server: ServerAddress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is looked for until the server says it."""
+    monkeypatch.setenv("MODAL_MAX_THROTTLE_WAIT", "0")
+    pretend(machines={"T4": {"slow_s": 1, "wait_s": None}})
+    progress = Recorder()
+    says = "was starting; its container is being ended, %skyrl_sessions shows whether it is gone"
+    with contextlib.ExitStack() as trouble:
+
+        def on_phase(phase: str) -> None:
+            if phase == "container":
+                methods = ["SandboxGetFromName", "SandboxGetFromNameV2"]
+                trouble.enter_context(answering(loopback_server.state_dir, throttled=methods))
+                os.kill(os.getpid(), signal.SIGINT)
+
+        progress.on_phase = on_phase
+        with pytest.raises(RunStopped, match=says):
+            make_service().ensure(wanted, progress)
     late = next(thread for thread in threading.enumerate() if thread.name == "skyrl-late")
     late.join(DEADLINE_S)
     assert backend.find(*wanted.place[1:]) is None
