@@ -32,6 +32,10 @@ class Contradiction:
         """``--gpu L4 (asked: A100)``."""
         return f"{self.flag} {self.there}".lstrip() + f" (asked: {self.asked})"
 
+    def instead_of(self) -> str:
+        """``--gpu T4 instead of L4``, where the session that was there is gone and another one has what is asked."""
+        return f"{self.flag} {self.asked}".lstrip() + f" instead of {self.there}"
+
 
 def contradictions(
     there: SessionSpec, wanted: SessionSpec, names: Mapping[str, str] | Iterable[str]

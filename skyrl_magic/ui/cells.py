@@ -40,7 +40,7 @@ from skyrl_magic.ui.remote_outputs import RemoteOutputs
 from skyrl_magic.ui.run_cells import RunCells
 from skyrl_magic.ui.running import Running
 from skyrl_magic.ui.runs import RunsAsked, runs_table
-from skyrl_magic.ui.session_notes import note_large, note_runs, note_volume, ready_line
+from skyrl_magic.ui.session_notes import note_another, note_large, note_runs, note_volume, ready_line
 from skyrl_magic.ui.tables import Table, checkout_text
 from skyrl_magic.ui.variables import Variables
 
@@ -227,9 +227,11 @@ class Cells:
         used = next((place for place in self.notebook.used if place[2] == name), here.place)
         place = self._services.sessions.locate(used[0], used[1], name)
         request = self.notebook.used.get(place) or request_of(resolved).at(place)
+        lost = self._services.sessions.why_lost(request)
         session = self._services.sessions.join(request)
         if session is None:
             raise NotFound(f"session {name} has ended just now: %skyrl_sessions shows yours")
+        note_another(session, self.notebook, lost)
         before = self.notebook.current
         self._notes_of_backend(session, resolved)
         self._make_current(session, Choice(request), resolved, config)
@@ -265,11 +267,13 @@ class Cells:
 
     def _joined(self, given: Given, config: Given, folder: Path, why: str) -> Session:
         request, _ = self._request(given, config, folder)
+        lost = self._services.sessions.why_lost(request)
         session = self._services.sessions.join(request)
         if session is None:
             if given.session:
                 raise NotFound(f"there is no session {given.session}: %skyrl_sessions shows yours")
             raise NotFound(f"there is no session to {why}: a %%skyrl_python cell starts one")
+        note_another(session, self.notebook, lost)
         return session
 
     def _request(self, given: Given, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
@@ -322,6 +326,7 @@ class Cells:
             self.notebook.once(_runs_of(session))  # it has none
             self._notes_of_new(session, lost or end_before(status, session.spec.backend))
         else:
+            note_another(session, self.notebook, lost)
             set_live(session, request, given, self._changes(given, config))
         return session, line
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol.dollars import usd_text
+from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
 from skyrl_magic.service.commits import IN_BACKGROUND
+from skyrl_magic.service.contradictions import contradictions
 from skyrl_magic.service.logs import ENDED, all_runs
 from skyrl_magic.service.run_list import STOPPED, stands
 from skyrl_magic.service.run_names import ways_to
@@ -43,6 +47,25 @@ def note_runs(session: Session, notebook: Notebook) -> None:
         note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
     if len(ended) > _SAID_ONE_BY_ONE:
         note(f"and {len(ended) - _SAID_ONE_BY_ONE} runs of this notebook before it: %skyrl_runs lists them")
+
+
+def note_another(session: Session, notebook: Notebook, lost: str) -> None:
+    """Say that a session is not the one of this name that the notebook had, and in what it differs.
+
+    Args:
+        session: it, found where it runs.
+        notebook: who comes to it.
+        lost: why the earlier one has ended; empty where that is not known.
+    """
+    place = (session.spec.backend, session.spec.app, session.name)
+    had = notebook.containers.get(place, session.sandbox.id)
+    if had == session.sandbox.id or not notebook.once(f"another container {session.sandbox.id}"):
+        return
+    note("an earlier session of this name had ended" + (f": {lost}" if lost else ""))
+    known = [field.name for field in fields(SessionSpec)]
+    differing = [new.instead_of() for new in contradictions(notebook.used[place].spec, session.spec, known)]
+    has = f", with {', '.join(differing)}" if differing else ""
+    note(f"session {session.name} is another one now, started elsewhere{has}: its Python kernel is new")
 
 
 def _note_going_on(run_ids: list[str], whose: str) -> None:

@@ -127,6 +127,31 @@ def test_a_session_that_has_ended_is_started_again(
     assert len(backend.made) == 2
 
 
+def test_a_session_that_another_notebook_has_started_again_is_told_of(
+    book: Book, other_book: Book, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="shared", gpu=Gpu("A100", 1))
+    other_book.cells.stop(["shared"], DEFAULTS, book.folder)
+    other_book.run("true", session="shared", gpu=Gpu("T4", 1))
+    capsys.readouterr()
+    assert book.run("echo there") == Outcome()
+    said = capsys.readouterr().out
+    assert "an earlier session of this name had ended: " in said
+    is_new = "started elsewhere, with --gpu T4 instead of A100: its Python kernel is new"
+    assert f"session shared is another one now, {is_new}\n" in said
+    book.run("true", session="shared")
+    assert "another one now" not in capsys.readouterr().out, "once"
+    other_book.cells.stop(["shared"], DEFAULTS, book.folder)
+    other_book.run("true", session="shared", gpu=Gpu("T4", 1))
+    capsys.readouterr()
+    book.cells.use("shared", DEFAULTS, book.folder)
+    assert "session shared is another one now, started elsewhere: its" in capsys.readouterr().out
+    other_book.cells.stop(["shared"], DEFAULTS, book.folder)
+    other_book.run("true", session="shared", gpu=Gpu("T4", 1))
+    capsys.readouterr()
+    assert isinstance(book.run("true", session="shared", gpu=Gpu("A100", 1)).error, SessionConflict)
+
+
 def test_a_run_that_ends_with_its_session_has_not_failed(book: Book, backend: ProcessBackend) -> None:
     book.run("true")
     error = book.run(f"kill -TERM {backend.made[0].process.pid}; sleep 300", raise_error=False).error
