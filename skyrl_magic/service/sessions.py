@@ -215,7 +215,8 @@ class SessionService:
             backend: where it is, with ``app`` and ``name``.
             app: see ``backend``.
             name: see ``backend``.
-            before_end: gets the session, open, while everything is still there.
+            before_end: gets the session, open, while everything is still there; what it raises, but a SessionError,
+                leaves the session as it is.
             progress: shows what is waited for where that takes long.
             container: the id of the one container that is meant; empty for whichever has the name.
 
@@ -244,6 +245,10 @@ class SessionService:
             self._await_end(session, progress)
         except SessionError:
             pass  # it does not answer, or has gone: the container is ended all the same
+        except BaseException:
+            if self._sessions.get(key) is not session:
+                session.close()
+            raise
         session.close()
         self._forget(key)
         sandbox.terminate()

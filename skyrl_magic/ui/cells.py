@@ -56,8 +56,8 @@ class Cells:
     def __init__(self, services: Services, rules: Callable[[], RunRules] = RunRules) -> None:
         self._services, self._rules = services, rules
         self._outputs = RemoteOutputs()
-        self._running = Running(services.sessions)
         self.notebook = Notebook()
+        self._running = Running(services.sessions, self.notebook)
         self._run_cells = RunCells(services, self.notebook, self._outputs)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from skyrl_magic.service.session_request import Place
 from skyrl_magic.service.sessions import SessionService
 from skyrl_magic.ui.cost import money_columns
 from skyrl_magic.ui.display import note
+from skyrl_magic.ui.notebook import Notebook
 from skyrl_magic.ui.progress import CellProgress
 from skyrl_magic.ui.session_notes import late_volume_text
 from skyrl_magic.ui.tables import Table, checkout_text, shortened, size_text
@@ -26,10 +27,15 @@ _COMMAND_CHARS = 40
 
 
 class Running:
-    """Lists and stops sessions."""
+    """Lists and stops sessions.
 
-    def __init__(self, sessions: SessionService) -> None:
-        self._sessions = sessions
+    Args:
+        sessions: of the owner.
+        notebook: who asks.
+    """
+
+    def __init__(self, sessions: SessionService, notebook: Notebook) -> None:
+        self._sessions, self._notebook = sessions, notebook
 
     def reach(self, backend: str) -> None:
         """Connect to the backend; who waits for it sees that. Raises BackendError."""
@@ -78,7 +84,8 @@ class Running:
             here: where a cell without options goes.
 
         Raises:
-            OptionError: a wrong line. NotFound: no session of a name, after the others were stopped.
+            OptionError: a wrong line, or one without a name that would end runs of other notebooks.
+            NotFound: no session of a name, after the others were stopped.
             SkyRLMagicError: one cannot be stopped, after the others were.
         """
         flags = [name for name in names if name.startswith("-")]
@@ -102,11 +109,19 @@ class Running:
         return [current]
 
     def _stop(self, place: Place, container: str = "") -> None:
-        """Stop a session, where its container is named only that one, and say so. Raises NotFound, BackendError."""
+        """Stop a session, and say so.
+
+        With a container's id only that one is meant, and only where no runs of other notebooks go on.
+
+        Raises NotFound, OptionError, BackendError.
+        """
         ended: list[protocol.RunSummary] = []
 
         def look(session: Session) -> None:
             ended.extend(runs_that_go_on(session))
+            theirs = self._of_others(ended)
+            if container and theirs:
+                raise _others_go_on(theirs, place[2])
             _note_unkept(session)
 
         progress = CellProgress()
@@ -114,9 +129,15 @@ class Running:
             self._sessions.stop(*place, look, progress, container)
         finally:
             progress.end(None)
-        runs = ", ".join(f"{run.run_id} ({shortened(run.command, _COMMAND_CHARS)})" for run in ended)
-        with_it = f", and with it run{'s' * (len(ended) > 1)} {runs}" if runs else ""
-        note(f"session {place[2]} is stopped{with_it}")
+        theirs = self._of_others(ended)
+        own = [run for run in ended if run not in theirs]
+        with_it = [_runs_text(own)] if own else []
+        with_it += [f"of {_notebooks(theirs)} {_runs_text(theirs)}"] if theirs else []
+        note(f"session {place[2]} is stopped" + (f", and with it {', and '.join(with_it)}" if with_it else ""))
+
+    def _of_others(self, runs: Sequence[protocol.RunSummary]) -> Sequence[protocol.RunSummary]:
+        """Those of the runs that other notebooks have started."""
+        return [run for run in runs if run.notebook not in ("", self._notebook.key)]
 
     def _stop_named(self, names: Iterable[str], here: Place) -> Sequence[Place]:
         self.reach(here[0])
@@ -188,6 +209,22 @@ def _ends_text(info: SessionInfo) -> str:
         return ""
     when = "?" if info.ends_in_s is None else duration_text(info.ends_in_s)
     return when + " if idle" * info.ends_idle + " (budget)" * info.ends_spent
+
+
+def _runs_text(runs: Sequence[protocol.RunSummary]) -> str:
+    """``run a (sleep 300)``, ``runs a (sleep 300), b (sleep 301)``."""
+    texts = ", ".join(f"{run.run_id} ({shortened(run.command, _COMMAND_CHARS)})" for run in runs)
+    return f"run{'s' * (len(runs) > 1)} {texts}"
+
+
+def _notebooks(runs: Sequence[protocol.RunSummary]) -> str:
+    return "another notebook" if len({run.notebook for run in runs}) == 1 else "other notebooks"
+
+
+def _others_go_on(theirs: Sequence[protocol.RunSummary], session: str) -> OptionError:
+    go_on, them = ("goes on", "it") if len(theirs) == 1 else ("go on", "them")
+    whose = f"{_runs_text(theirs)} of {_notebooks(theirs)} {go_on} in session {session}"
+    return OptionError(f"{whose}: %skyrl_stop {session} ends {them} all the same")
 
 
 def _note_unkept(session: Session) -> None:

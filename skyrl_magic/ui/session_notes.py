@@ -36,6 +36,8 @@ def note_runs(session: Session, notebook: Notebook) -> None:
     """
     key = notebook.key
     new = [run for run in all_runs(session) if run.run_id not in notebook.runs]
+    if any(run.notebook not in ("", key) for run in new):
+        note(f"session {session.name} runs already: other notebooks of yours use it too")
     _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook == key], "of this notebook")
     _note_going_on([run.run_id for run in new if run.state != ENDED and run.notebook != key], "of another notebook")
     ended = [run for run in new if run.state == ENDED and run.notebook == key]

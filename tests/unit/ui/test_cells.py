@@ -575,6 +575,33 @@ def test_stop_leaves_a_session_that_another_notebook_has_stopped_and_started_aga
     assert backend.made[1].poll() is not None, "it is this notebook's too now"
 
 
+def test_a_session_of_two_notebooks_is_stopped_with_its_name_only(
+    book: Book, other_book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def go_on(who: Book, command: str) -> str:
+        who.cells.run_in_background(Given(), DEFAULTS, book.folder, command, Variables(), lambda _: None)
+        return who.cells.notebook.own_runs[0]
+
+    mine = go_on(book, "sleep 300")
+    capsys.readouterr()
+    theirs = go_on(other_book, "sleep 301")
+    name = book.session
+    assert other_book.session == name
+    said = capsys.readouterr().out
+    assert f"session {name} runs already: other notebooks of yours use it too\n" in said
+    assert f"run {mine} of another notebook goes on in this session" in said
+    end = rf"of another notebook goes on in session {name}: %skyrl_stop {name} ends it all the same"
+    for who, run in ((book, rf"{theirs} \(sleep 301\)"), (other_book, rf"{mine} \(sleep 300\)")):
+        with pytest.raises(OptionError, match=f"^run {run} {end}$"):
+            who.cells.stop([], DEFAULTS, book.folder)
+    assert backend.made[0].poll() is None
+    assert book.run("true") == Outcome()
+    capsys.readouterr()
+    book.cells.stop([name], DEFAULTS, book.folder)
+    with_it = f"run {mine} (sleep 300), and of another notebook run {theirs} (sleep 301)"
+    assert f"session {name} is stopped, and with it {with_it}\n" in capsys.readouterr().out
+
+
 def test_stop_names_the_runs_that_end_with_a_session(
     book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
 ) -> None:
