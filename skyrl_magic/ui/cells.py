@@ -233,7 +233,7 @@ class Cells:
             raise NotFound(f"session {name} has ended just now: %skyrl_sessions shows yours")
         note_another(session, self.notebook, lost)
         before = self.notebook.current
-        self._notes_of_backend(session, resolved)
+        self._notes_of_backend(session, resolved, is_new=False)
         self._make_current(session, Choice(request), resolved, config)
         if before is None or before.place == place:
             note(f"now in session {session.name}{self._still_running()}")
@@ -321,7 +321,7 @@ class Cells:
             raise RunStopped("stopped before the run began; %skyrl_sessions shows what runs") from None
         finally:
             progress.end(line or None)
-        self._notes_of_backend(session, resolved)
+        self._notes_of_backend(session, resolved, is_new=created)
         if created:
             self.notebook.once(_runs_of(session))  # it has none
             self._notes_of_new(session, lost or end_before(status, session.spec.backend))
@@ -365,7 +365,7 @@ class Cells:
         """The same as the end of a line; empty without any."""
         return f"; still running: {', '.join(self._others())} (%skyrl_stop NAME ends one)" if self._others() else ""
 
-    def _notes_of_backend(self, session: Session, resolved: Resolved) -> None:
+    def _notes_of_backend(self, session: Session, resolved: Resolved, *, is_new: bool) -> None:
         spec = session.spec
         if self.notebook.once(f"volume of {session.sandbox.id}"):
             note_volume(session)
@@ -375,7 +375,7 @@ class Cells:
             note(f"local backend, {reason}: the container runs on this machine")
         checkout = resolved.checkout
         project = None if checkout is None else checkout.root / checkout.project
-        for text in filter(self.notebook.once, local_notes(spec, resolved.said, project)):
+        for text in filter(self.notebook.once, local_notes(spec, resolved.said, project, is_new=is_new)):
             note(text)
 
     def _note_other_checkout(self, session: Session, repo: str) -> None:

@@ -24,17 +24,19 @@ _INSTEAD = {
 _NVIDIA_SMI = re.compile(r"(?:^|[\s;&|!(`])nvidia-smi\b", re.MULTILINE)
 
 
-def local_notes(spec: SessionSpec, said: Given, workdir: Path | None) -> Iterator[str]:
+def local_notes(spec: SessionSpec, said: Given, workdir: Path | None, *, is_new: bool) -> Iterator[str]:
     """What the local backend does not give of what was asked for.
 
     Args:
         spec: the session's; another backend's has no notes.
         said: what was said anywhere: on the line, in ``%config``, in a file.
         workdir: the project's folder in the checkout; None without one.
+        is_new: the session was started now. What one that ran already was asked for is no news to who did not ask.
     """
     if spec.backend != LOCAL:
         return
-    if spec.gpu != NO_GPU:
+    asked = is_new or (said.gpu is not None and spec.gpu in said.gpu.choices)
+    if spec.gpu != NO_GPU and asked:
         yield f"--gpu {spec.gpu}: the local backend adds no GPU; the container sees what this machine has"
     ignored = {field: value for field in _INSTEAD if (value := getattr(said, field)) is not None}
     if ignored:

@@ -329,6 +329,18 @@ def test_a_gpu_that_is_not_there_is_said_once(book: Book, capsys: pytest.Capture
     assert capsys.readouterr().out.count("the local backend adds no GPU") == 1
 
 
+def test_who_joins_a_session_hears_of_a_gpu_that_he_asked_for_only(
+    book: Book, other_book: Book, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="mine", gpu=Gpu("L4", 1))
+    capsys.readouterr()
+    other_book.cells.use("mine", DEFAULTS, book.folder)
+    other_book.run("true", session="mine")
+    assert "adds no GPU" not in capsys.readouterr().out
+    other_book.run("true", gpu=Gpu("L4", 1))
+    assert "--gpu L4: the local backend adds no GPU" in capsys.readouterr().out
+
+
 def test_the_idle_timeout_is_set_while_the_session_runs(book: Book, services: Services) -> None:
     book.run("true")
     book.run("true", idle_timeout_s=77)

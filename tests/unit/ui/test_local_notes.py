@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from skyrl_magic.core.gpus import NO_GPU
+from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.ui.local_notes import local_notes, no_gpu_text
@@ -20,21 +20,29 @@ def spec(backend: str = "local", gpu: str = "none") -> SessionSpec:
 
 def project(folder: Path, text: str) -> list[str]:
     (folder / "pyproject.toml").write_text(text)
-    return list(local_notes(spec(), Given(), folder))
+    return list(local_notes(spec(), Given(), folder, is_new=True))
 
 
 def test_options_that_mean_nothing_here_are_named_with_what_there_is() -> None:
     said = Given(image="some/image:tag", cpu=4.0, memory_mib=32768)
-    assert next(local_notes(spec(), said, None)) == (
+    assert next(local_notes(spec(), said, None, is_new=True)) == (
         "--cpu 4 --memory 32768 --image some/image:tag: no effect on the local backend, whose container has this "
         "notebook's Python environment, all CPUs of this machine, the memory of this machine"
     )
-    assert list(local_notes(spec("modal"), said, None)) == []
+    assert list(local_notes(spec("modal"), said, None, is_new=True)) == []
 
 
 def test_what_nobody_said_is_not_spoken_of(tmp_path: Path) -> None:
-    assert list(local_notes(spec(), Given(gpu=NO_GPU, volume="v"), tmp_path)) == []
-    assert "the local backend adds no GPU" in next(local_notes(spec(gpu="L4"), Given(), None))
+    assert list(local_notes(spec(), Given(gpu=NO_GPU, volume="v"), tmp_path, is_new=True)) == []
+    assert "the local backend adds no GPU" in next(local_notes(spec(gpu="L4"), Given(), None, is_new=True))
+
+
+def test_who_comes_to_a_session_hears_of_its_gpu_only_where_he_asked_for_one() -> None:
+    def notes(said: Given) -> list[str]:
+        return list(local_notes(spec(gpu="L4"), said, None, is_new=False))
+
+    assert notes(Given()) == notes(Given(gpu=NO_GPU)) == []
+    assert "--gpu L4: the local backend adds no GPU" in notes(Given(gpu=Gpu("L4", 1)))[0]
 
 
 def test_a_checkout_for_another_python(tmp_path: Path) -> None:
