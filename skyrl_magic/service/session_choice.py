@@ -112,4 +112,6 @@ def _stay(request: SessionRequest, fresh: SessionRequest, names: Mapping[str, st
     changed = {field: getattr(fresh, field) for field, said in limits.items() if not names.keys().isdisjoint(said)}
     if "gpu" in names:  # if it is started again, any of them will do
         changed["spec"] = replace(request.spec, gpu=fresh.spec.gpu)
+    if "hard_timeout_s" in names and "timeout_s" not in names:  # a lower one bounds what was said before it
+        changed["timeout_s"] = min(request.timeout_s, fresh.hard_timeout_s)
     return replace(request, **changed)

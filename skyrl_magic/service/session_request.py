@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from skyrl_magic.core.errors import SessionConflict
+from skyrl_magic.core.errors import OptionError, SessionConflict
 from skyrl_magic.core.spec import DEFAULT_HARD_TIMEOUT_S, DEFAULT_KEEP, DEFAULT_TIMEOUT_S, KeepRuns, SessionSpec
+from skyrl_magic.core.values import duration_text
 from skyrl_magic.service.checkout import Checkout, CheckoutReader
 from skyrl_magic.service.contradictions import all_of, contradictions
 from skyrl_magic.service.owners import owner
@@ -65,6 +66,19 @@ def request_of(resolved: Resolved) -> SessionRequest:
         usd_per_hour=resolved.usd_per_hour,
         keep=resolved.keep,
     )
+
+
+def check_timeouts(request: SessionRequest) -> None:
+    """Raises OptionError where a session that is to be started would end before its timeout.
+
+    One that runs has the hard timeout of its own start, which its agent knows: settings of today say nothing about it.
+    """
+    if request.timeout_s > request.hard_timeout_s:
+        timeout, hard = duration_text(request.timeout_s), duration_text(request.hard_timeout_s)
+        raise OptionError(
+            f"--timeout {timeout}: the container ends {hard} after its start at the latest "
+            "(%config SkyRLMagic.hard_timeout)"
+        )
 
 
 def check_spec(session: Session, request: SessionRequest) -> None:

@@ -34,6 +34,7 @@ from skyrl_magic.service.session_request import (
     SessionRequest,
     bring_checkout,
     check_spec,
+    check_timeouts,
 )
 
 #: How often a name that is taken and free by turns is tried.
@@ -86,6 +87,7 @@ class SessionService:
 
         Raises:
             SessionConflict: the name belongs to another spec. SessionError, BackendError: it cannot be started.
+            OptionError: it would have to be started, with a timeout beyond its hard one.
             RunStopped: interrupted meanwhile; a container under way is ended.
         """
         with self._lock:
@@ -100,6 +102,7 @@ class SessionService:
                 created = session is None
                 try:
                     if session is None:
+                        check_timeouts(request)
                         commit_first(self._writers(request), request.spec.volume, progress)
                         session = self._creation.create(backend, request, progress)
                         open_new(session, progress)

@@ -114,7 +114,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         auto_backend: says ``modal`` or ``local`` when the backend is ``auto``.
 
     Raises:
-        OptionError: a wrong setting, a timeout beyond the hard one. CheckoutError: ``--repo`` names no checkout.
+        OptionError: a wrong setting. CheckoutError: ``--repo`` names no checkout.
     """
     project = project_settings(folder)
     given = merge(line, config, project, environment_settings())
@@ -167,11 +167,6 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
 def _timeouts(given: Given) -> tuple[int, int]:
     hard_s = given.hard_timeout_s or DEFAULT_HARD_TIMEOUT_S
     timeout_s = given.timeout_s or min(DEFAULT_TIMEOUT_S, hard_s)
-    if timeout_s > hard_s:
-        raise OptionError(
-            f"--timeout {values.duration_text(timeout_s)}: the container ends {values.duration_text(hard_s)} after its "
-            "start at the latest (%config SkyRLMagic.hard_timeout)"
-        )
     return timeout_s, hard_s
 
 

@@ -22,7 +22,7 @@ from skyrl_magic.service.run_log import RunLog
 from skyrl_magic.service.run_names import resolve as resolve_run
 from skyrl_magic.service.session import Session
 from skyrl_magic.service.session_choice import Choice, Used, changes, choose
-from skyrl_magic.service.session_request import SessionRequest, request_of
+from skyrl_magic.service.session_request import SessionRequest, check_timeouts, request_of
 from skyrl_magic.service.settings import Resolved, resolve
 from skyrl_magic.service.watch import readable
 from skyrl_magic.ui.background import RunHandle
@@ -72,6 +72,8 @@ class Cells:
     def describe(self, given: Given, config: Given, folder: Path, command: str) -> str:
         """What ``--dry-run`` prints: the resolved spec and the run; touches nothing but the checkout's folders."""
         request, resolved = self._request(given, config, folder)
+        if self._services.sessions.get(*request.place) is None:
+            check_timeouts(request)
         cost = rows_of(request, self._services.sessions.pricing)
         return dry_run_text(request, resolved, given, folder, command, cost)
 

@@ -164,8 +164,10 @@ def test_the_timeout_changes_while_the_session_runs(kernel: Kernel) -> None:
     assert re.match(r"session lasting now ends in (4h|3h59m)", cell.notes[0])
     assert re.search(r"4h|3h59m", kernel.run("%skyrl_sessions").result)
     assert re.match(r"session lasting now ends in (2h|1h59m)", kernel.run("%skyrl_start --timeout 2h").notes[0])
+    too_much = "--timeout 9h: the container of session lasting ends 8h after its start, in "
+    assert too_much in kernel.run("%skyrl_start --timeout 9h").error[0]
     too_much = "--timeout 9h: the container ends 8h after its start at the latest (%config SkyRLMagic.hard_timeout)"
-    assert kernel.run("%skyrl_start --timeout 9h").error[0].endswith(too_much)
+    assert kernel.run("%skyrl_start --session other --timeout 9h").error[0].endswith(too_much)
     kernel.run("%skyrl_modal sleep 1")  # it is older than that now
     assert "already: give more, or end it with %skyrl_stop lasting" in kernel.run("%skyrl_start --timeout 1s").error[0]
     kernel.run("%config SkyRLMagic.hard_timeout = '24h'")

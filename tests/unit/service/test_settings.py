@@ -9,6 +9,7 @@ from skyrl_magic.core import contract, spec
 from skyrl_magic.core.errors import CheckoutError, OptionError
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
+from skyrl_magic.service.session_request import check_timeouts, request_of
 from skyrl_magic.service.settings import Resolved, environment_settings, project_settings, resolve
 
 PYPROJECT = "[tool.skyrl-magic]\n"
@@ -102,13 +103,13 @@ def test_a_default_is_no_limit(tmp_path: Path) -> None:
     assert not any("bounded" in note for note in result.notes)
 
 
-def test_a_timeout_beyond_the_containers_hard_limit_is_refused(tmp_path: Path) -> None:
+def test_a_timeout_beyond_the_hard_limit_of_a_new_container_is_refused(tmp_path: Path) -> None:
     assert resolved(tmp_path, config=Given(hard_timeout_s=1800)).timeout_s == 1800
     assert resolved(tmp_path, Given(timeout_s=7200), Given(hard_timeout_s=7200)).hard_timeout_s == 7200
     says = "--timeout 4h: the container ends 2h after its start at the latest"
     write(tmp_path, PYPROJECT + "hard-timeout = '2h'")
     with pytest.raises(OptionError, match=says):
-        resolved(tmp_path, Given(timeout_s=14400))
+        check_timeouts(request_of(resolved(tmp_path, Given(timeout_s=14400))))
 
 
 # --- the project file -----------------------------------------------------------------------------------------------
