@@ -112,7 +112,7 @@ OPTIONS: tuple[Option, ...] = (
         "SIZE",
         values.memory_mib,
     ),
-    Option("--image", "image", SESSION, "container image", "REF"),
+    Option("--image", "image", SESSION, "container image", "REF", values.image_reference),
     Option("--volume", "volume", SESSION, "volume at /root/data", "NAME", values.object_name),
     Option("--repo", "repo", SESSION, "SkyRL checkout, or none", "PATH|none"),
     Option("--app", "app", SESSION, "Modal app", "NAME", values.object_name),
@@ -147,7 +147,7 @@ OPTIONS: tuple[Option, ...] = (
 SETTINGS: tuple[Option, ...] = (
     Option("--keep-runs-days", "keep_runs_days", LIVE, "days that runs stay on the volume", "DAYS", values.amount),
     Option("--keep-runs-gb", "keep_runs_gb", LIVE, "GB of runs that stay on the volume", "GB", values.amount),
-    Option("--hard-timeout", "hard_timeout_s", LIVE, "Modal ends it after so long", _DURATION, values.duration_s),
+    Option("--hard-timeout", "hard_timeout_s", LIVE, "Modal ends it after so long", _DURATION, values.hard_timeout_s),
     Option("--keep-results", "keep_results", LIVE, "results that variables place go to the volume"),
 )
 #: Switches whose setting can say no where the default is yes.
@@ -359,6 +359,10 @@ def spec_text(field: str, tag: str | None) -> str:
     return tag
 
 
+#: Readers of what is no number, so that a number is a slip where a setting can have one.
+_NAMES_AND_TEXTS = frozenset({values.text, values.image_reference, values.object_name})
+
+
 def setting(name: str, value: object) -> tuple[str, Any]:
     """A field and its checked value from a settings file's key (``idle-timeout``) and plain value.
 
@@ -376,6 +380,11 @@ def setting(name: str, value: object) -> tuple[str, Any]:
         return option.field, value if flag in _TRUTHS else (option.constant if value else None)
     if option.field == "gpu" and isinstance(value, (list, tuple)):
         value = ",".join(map(str, value))
+    if option.read in _NAMES_AND_TEXTS:
+        items = value if option.repeats and isinstance(value, (list, tuple)) else [value]
+        wrong = next((item for item in items if not isinstance(item, str)), None)
+        if wrong is not None:
+            raise OptionError(f"{name} = {wrong!r}: give a text in quotes")
     if option.repeats:
         items = value if isinstance(value, (list, tuple)) else [value]
         return option.field, tuple(option.read(option.flag, str(item)) for item in items)

@@ -10,6 +10,8 @@ from skyrl_magic.core.errors import OptionError
 
 #: Modal's bound on a sandbox's life (FACTS: at most 24 h).
 MAX_TIMEOUT_S = 24 * 3600
+#: Half of it is left for runs, the kernel and the last commit where a session's own end takes longest.
+MIN_HARD_TIMEOUT_S = 60
 #: What Modal gives a container that asks for nothing, and more than any of its machines has.
 MIN_CORES, MAX_CORES = 0.125, 256
 MIN_MEMORY_MIB, MAX_MEMORY_MIB = 128, 4 * 1024 * 1024
@@ -40,6 +42,13 @@ def text(flag: str, text: str) -> str:
     return text
 
 
+def image_reference(flag: str, text_: str) -> str:
+    """The name of an image, as in ``novaskyai/skyrl:latest``."""
+    if len(text(flag, text_).split()) > 1 or text_ != text_.strip():
+        raise OptionError(f"{flag} {text_!r}: an image's name has no blank, as in registry/name:tag")
+    return text_
+
+
 def seconds_of(text: str) -> float | None:
     """``90s``, ``2h``, ``1h30m`` or ``3d`` in seconds; None for what is none of these."""
     part = f"({_NUMBER})([smhd])"
@@ -55,6 +64,14 @@ def duration_s(flag: str, text: str) -> int:
     if not 1 <= seconds <= MAX_TIMEOUT_S:
         raise OptionError(f"{flag} {text}: give 1s to 24h, as in 3600, 90s, 30m or 4h")
     return int(seconds)
+
+
+def hard_timeout_s(flag: str, text: str) -> int:
+    """A duration in which something can be done: a container comes up, and has time to save and commit at its end."""
+    seconds = duration_s(flag, text)
+    if seconds < MIN_HARD_TIMEOUT_S:
+        raise OptionError(f"{flag} {text}: give {MIN_HARD_TIMEOUT_S}s or more; --timeout can be shorter")
+    return seconds
 
 
 def duration_text(duration_s: int) -> str:

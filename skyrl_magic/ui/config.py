@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,6 +85,8 @@ class Settings(Magics):
         if value is not None:
             try:
                 setting(name, value)
+                if name == "repo":
+                    _check_repo(value)
             except OptionError as error:
                 raise TraitError(str(error)) from None
         return value
@@ -140,6 +143,12 @@ class Settings(Magics):
         """Take over the values of ``given``; what it does not say stays."""
         for name, value in as_settings(given).items():
             setattr(self, name, value)
+
+
+def _check_repo(text: str) -> None:
+    """Raises OptionError where there is no such folder; what is in it is for the cell to see."""
+    if text != "none" and not os.path.isdir(os.path.expanduser(text)):  # noqa: PTH111, PTH112  (no pathlib at load)
+        raise OptionError(f"repo = {text!r}: there is no such folder; give the path of a SkyRL checkout, or none")
 
 
 def _refusal(error: TraitError, traits: Mapping[str, Any]) -> OptionError:

@@ -152,3 +152,26 @@ def test_a_configuration_file_sets_them() -> None:
 
 def test_each_has_a_help_for_config() -> None:
     assert all(Settings.class_traits(config=True)[name].help for name in _NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("secret", 3),
+        ("secret", ["one", 3]),
+        ("image", 5),
+        ("image", "x y"),
+        ("image", " x"),
+        ("volume", 7),
+        ("session", 1),
+        ("hard_timeout", "5s"),
+        ("hard_timeout", 59),
+        ("repo", "/nonexistent"),
+        ("repo", 3),
+    ],
+)
+def test_a_value_that_no_cell_could_use_is_refused_at_once(name: str, value: object) -> None:
+    settings = Settings()
+    with pytest.raises(TraitError, match=r"give|no such folder|no blank"):
+        setattr(settings, name, value)
+    assert settings.given() == Given()
