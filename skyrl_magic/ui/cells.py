@@ -316,7 +316,9 @@ class Cells:
             session, created = sessions.ensure(request, progress)
             status = session.wait_for_ray(progress)
             if created or progress.begun:  # or another notebook started it meanwhile, or its Ray still came up
-                line = ready_line(session, status, sessions.pricing.known(session.spec, request.usd_per_hour))
+                price = sessions.pricing.known(session.spec, request.usd_per_hour)
+                earlier = created and request.timeout_s != resolved.timeout_s  # an earlier line's
+                line = ready_line(session, status, price, own_timeout=earlier)
         except RunStopped:
             raise
         except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.gpus import NO_GPU
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol.dollars import usd_text
+from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import SessionSpec
 from skyrl_magic.service.checkout import LARGE_BYTES, MANY_FILES, CheckoutReader, fullest_folders, largest_folders
 from skyrl_magic.service.commits import IN_BACKGROUND
@@ -48,7 +49,8 @@ def note_runs(session: Session, notebook: Notebook) -> None:
         rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
         note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
     if len(ended) > _SAID_ONE_BY_ONE:
-        note(f"and {len(ended) - _SAID_ONE_BY_ONE} runs of this notebook before it: %skyrl_runs lists them")
+        more = len(ended) - _SAID_ONE_BY_ONE
+        note(f"and {more} run{'s' * (more > 1)} of this notebook before it: %skyrl_runs lists them")
 
 
 def note_another(session: Session, notebook: Notebook, lost: str) -> None:
@@ -114,8 +116,15 @@ def note_large(reader: CheckoutReader) -> None:
         note(f"the checkout has {len(scan.manifest):,} files ({folders}): .skyrlignore leaves folders out")
 
 
-def ready_line(session: Session, status: protocol.Status, price: Price | None) -> str:
-    """What the session that a cell has started is."""
+def ready_line(session: Session, status: protocol.Status, price: Price | None, *, own_timeout: bool = False) -> str:
+    """What the session that a cell has started is.
+
+    Args:
+        session: it runs.
+        status: its state.
+        price: what an hour costs; None where nobody knows.
+        own_timeout: its timeout is neither what this line says nor what the settings do, and so is to be named.
+    """
     ray = ""
     if status.ray == "starting":
         ray = "; Ray is still starting: runs wait for it"
@@ -123,4 +132,5 @@ def ready_line(session: Session, status: protocol.Status, price: Price | None) -
     gpu = "no GPU" if session.spec.gpu == NO_GPU else str(session.spec.gpu)
     cost = "" if price is None else f", {price}"
     cost += f", ends at {usd_text(status.max_usd)}" if status.max_usd else ""
+    cost += f", ends after {duration_text(status.timeout_s)} (--timeout)" if own_timeout else ""
     return f"session {session.name}: {gpu}{cost}, volume {session.spec.volume}{checkout}{ray}"

@@ -160,6 +160,30 @@ def test_a_run_that_ends_with_its_session_has_not_failed(book: Book, backend: Pr
     assert re.fullmatch(says, str(error))
 
 
+def test_a_session_that_runs_has_the_hard_timeout_of_its_start(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="long", timeout_s=1800)
+    book.config = replace(DEFAULTS, hard_timeout_s=3600)
+    capsys.readouterr()
+    assert book.run("true", timeout_s=7200) == Outcome()
+    assert "session long now ends in " in capsys.readouterr().out
+    error = book.run("true", session="new", timeout_s=7200).error
+    assert isinstance(error, OptionError)
+    assert str(error).startswith("--timeout 2h: the container ends 1h after its start at the latest")
+    assert len(backend.made) == 1
+
+
+def test_a_session_that_is_started_again_names_the_timeout_that_it_keeps(
+    book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", timeout_s=7200)
+    assert "(--timeout)" not in capsys.readouterr().out
+    backend.made[0].terminate()
+    book.run("true")
+    assert ", ends after 2h (--timeout), volume" in capsys.readouterr().out
+
+
 def test_an_interrupted_start_is_stopped_before_the_run(book: Book, backend: ProcessBackend) -> None:
     def press(_: str) -> None:
         raise KeyboardInterrupt
