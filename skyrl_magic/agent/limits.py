@@ -116,6 +116,11 @@ class Limits:
         return self._began + min(self.timeout_s, latest_s)
 
     @property
+    def _is_hard(self) -> bool:
+        """Whether it is the container's own end that comes, which nothing can put off."""
+        return 0 < self._hard_s <= self.timeout_s
+
+    @property
     def _about_timeout(self) -> str:
         return f"timeout {self.timeout_s:g}"  # a changed one is said again
 
@@ -130,7 +135,8 @@ class Limits:
     def reason(self, now: float) -> str:
         """Why the session must end now; empty where it need not."""
         if self._ends_at is not None and now >= self._ends_at:
-            return f"its time was over (--timeout {duration_text(self.timeout_s)})"
+            hard = f"its hard timeout was over ({duration_text(self._hard_s)})"
+            return hard if self._is_hard else f"its time was over (--timeout {duration_text(self.timeout_s)})"
         if self.max_usd and self.spending.spent_usd(now) >= self.max_usd:
             return f"its budget of {usd_text(self.max_usd)} was spent (--max-usd)"
         return ""
@@ -139,10 +145,11 @@ class Limits:
         """What everybody should know by now."""
         found = []
         if self._ends_at is not None and now >= self._warns_at(self._ends_at):
+            which = "its hard timeout," if self._is_hard else "--timeout"
             found.append(
                 Warned(
                     self._about_timeout,
-                    f"session {self._session} ends in {about_text(self._ends_at - now)} (--timeout "
+                    f"session {self._session} ends in {about_text(self._ends_at - now)} ({which} "
                     f"{duration_text(self.timeout_s)}): its runs end then; the volume is committed",
                 )
             )

@@ -34,17 +34,19 @@ def test_the_timeout_is_said_before_and_ends_the_session_before_its_backend_does
     assert limits.next_at(BEGAN) == BEGAN + warns_s
     assert texts(limits, warns_s - 0.1) == []
     [said] = texts(limits, warns_s)
-    assert said.startswith(f"session one ends in {in_text} (--timeout ")
+    which = "its hard timeout, " if timeout_s == 86400.0 else "--timeout "
+    assert said.startswith(f"session one ends in {in_text} ({which}")
     assert said.endswith("): its runs end then; the volume is committed")
     assert texts(limits, warns_s + 1) == []
     assert limits.next_at(BEGAN + warns_s) == BEGAN + ends_s
     assert limits.reason(BEGAN + ends_s - 0.1) == ""
-    assert limits.reason(BEGAN + ends_s).startswith("its time was over (--timeout ")
+    assert limits.reason(BEGAN + ends_s).startswith("its ")
 
 
 def test_a_short_life_leaves_its_runs_less_time() -> None:
     limits = Limits(config(timeout_s=20.0, hard_timeout_s=20.0), BEGAN)
-    assert limits.reason(BEGAN + 18) == "its time was over (--timeout 20s)"
+    assert limits.reason(BEGAN + 18) == "its hard timeout was over (20s)"  # a --timeout could not have put it off
+    assert "ends in 2s (its hard timeout, 20s)" in limits.standing(BEGAN + 16)[0].text
     assert limits.grace_s(3.0) < 1.0
 
 
