@@ -173,7 +173,7 @@ class KernelHost:
             client.push(protocol.Failed(request.request, "kernel_conflict", conflict))
             return
         if not request.keep:
-            self.end("another notebook restarted it with %skyrl_restart", GRACE_S, EXIT_S)
+            self.end("the Python kernel was restarted with %skyrl_restart", GRACE_S, EXIT_S)
         self.start(client, request.request, request.uv)
 
     def end(self, reason: str, grace_s: float, exit_s: float) -> None:

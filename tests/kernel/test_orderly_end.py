@@ -61,7 +61,7 @@ def test_a_restart_interrupts_the_cell_of_another_notebook(
     running.until_text("up\n")
     assert any("is new" in note for note in other.run("%skyrl_restart").notes)
     cell = running.end()
-    assert "another notebook restarted it with %skyrl_restart" in cell.error[-1]
+    assert "the Python kernel was restarted with %skyrl_restart" in cell.error[-1]
     assert kept(kernel) == [raised, "finally", "handler"]
 
 
@@ -70,7 +70,7 @@ def test_what_does_not_end_is_killed_in_its_time(kernel: Kernel, other: Kernel) 
     running = Running(kernel, PYTHON + deaf)
     running.until_text("up\n")
     assert any("is new" in note for note in other.run("%skyrl_restart").notes)
-    assert "another notebook restarted it with %skyrl_restart" in running.end().error[0]
+    assert "the Python kernel was restarted with %skyrl_restart" in running.end().error[0]
     kernel.run(PYTHON + "import atexit, threading\natexit.register(threading.Event().wait)")
     assert any("is new" in note for note in kernel.run("%skyrl_restart").notes)
     assert kernel.run(PYTHON + "print(1)").out == "1\n"
