@@ -115,7 +115,7 @@ def find_log(sessions: SessionService, request: SessionRequest, text: str, noteb
     own = [run for run in mine if run.summary.notebook == notebook]
     if is_place(text) and not own:
         going_on = [run.run_id for run in mine if run.state in (WAITING, RUNNING)]
-        beside = f", and of others {', '.join(going_on)} go on" if going_on else ""
+        beside = f"; other notebooks' that go on: {', '.join(going_on)}" if going_on else ""
         problem = f"this notebook has started no run{beside}: %skyrl_runs --all lists all runs"
         raise UnknownRun("; ".join([problem, *known.silent]))
     try:

@@ -53,8 +53,8 @@ def _by_place(text: str, candidates: Sequence[str]) -> str:
     if place < 1:
         raise UnknownRun(f"there is no run {text}: -1 is the last one")
     if place > len(candidates):
-        count = f"{len(candidates)} runs" if len(candidates) > 1 else "one run"
-        raise UnknownRun(f"there is no run {text}: there are {count}, and -1 is the last one; %skyrl_runs lists them")
+        count = f"there are {len(candidates)} runs" if len(candidates) > 1 else "there is one run"
+        raise UnknownRun(f"there is no run {text}: {count}, and -1 is the last one; %skyrl_runs lists them")
     return candidates[place - 1]
 
 

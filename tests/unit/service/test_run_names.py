@@ -46,3 +46,8 @@ def test_many_of_one_beginning_are_not_all_named() -> None:
 def test_without_any_run_there_is_no_last_one() -> None:
     with pytest.raises(UnknownRun, match="there are no runs yet"):
         resolve("-1", [])
+
+
+def test_one_run_is_counted_as_one() -> None:
+    with pytest.raises(UnknownRun, match="there is no run -2: there is one run, and -1 is the last one"):
+        resolve("-2", ["abc123"])
