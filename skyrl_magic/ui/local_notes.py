@@ -20,8 +20,11 @@ _INSTEAD = {
     "cpu": "all CPUs of this machine",
     "memory_mib": "the memory of this machine",
 }
-#: The command, not a word of a longer name or of a path's end.
-_NVIDIA_SMI = re.compile(r"(?:^|[\s;&|!(`])nvidia-smi\b", re.MULTILINE)
+#: What begins a command of the shell, or goes before one, with its options and numbers.
+_PREFIXES = "then|do|else|if|while|time|exec|sudo|watch|timeout|env|nohup"
+_BEFORE = rf"(?:^|[;&|!(`]|\b(?:{_PREFIXES})\b(?:[ \t]+(?:-\S+|[\d.]+\w?))*|^\w+=\S*)"
+#: The command, not a word of another one's, of a longer name or of a path's end.
+_NVIDIA_SMI = re.compile(rf"{_BEFORE}[ \t]*nvidia-smi(?![\w.-])", re.MULTILINE)
 
 
 def local_notes(spec: SessionSpec, said: Given, workdir: Path | None, *, is_new: bool) -> Iterator[str]:

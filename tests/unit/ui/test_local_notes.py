@@ -57,7 +57,13 @@ def test_a_project_file_that_says_nothing_of_use(tmp_path: Path, text: str) -> N
     assert project(tmp_path, "[project]\nrequires-python = 'newer please'\n") == []
 
 
-@pytest.mark.parametrize("cell", ["nvidia-smi", "!nvidia-smi -L", "cd x && nvidia-smi | head", "a=$(nvidia-smi)"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("nvidia-smi", "!nvidia-smi -L", "cd x && nvidia-smi | head", "a=$(nvidia-smi)", "  nvidia-smi"),
+        *("watch -n 1 nvidia-smi", "timeout 5 nvidia-smi", "if nvidia-smi; then :; fi", "A=1 nvidia-smi"),
+    ],
+)
 def test_who_looks_for_a_gpu_that_is_not_there_is_told(cell: str) -> None:
     assert "this machine has no NVIDIA GPU" in no_gpu_text(spec(gpu="L4"), cell, lambda _: None)
     assert no_gpu_text(spec(), cell, lambda name: f"/usr/bin/{name}") == ""
@@ -65,6 +71,12 @@ def test_who_looks_for_a_gpu_that_is_not_there_is_told(cell: str) -> None:
     assert no_gpu_text(spec("modal", "L4"), cell, lambda _: None) == ""
 
 
-@pytest.mark.parametrize("cell", ["echo hello", "my-nvidia-smi", "cat /usr/bin/nvidia-smi.txt", "nvidia-smith"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("echo hello", "my-nvidia-smi", "cat /usr/bin/nvidia-smi.txt", "nvidia-smith", "echo nvidia-smi"),
+        *("which nvidia-smi", "grep -c nvidia-smi log", "# see nvidia-smi"),
+    ],
+)
 def test_who_does_not_is_not(cell: str) -> None:
     assert no_gpu_text(spec(), cell, lambda _: None) == ""
