@@ -20,7 +20,7 @@ from skyrl_magic.core.errors import (
     NoCapacity,
     RunStopped,
 )
-from skyrl_magic.core.gpus import instead_of
+from skyrl_magic.core.gpus import NO_GPU, instead_of
 from skyrl_magic.core.ports import Backend, MountedVolume, Sandbox, SandboxRequest, Upload
 from skyrl_magic.core.prices import Price
 from skyrl_magic.core.protocol.durations import duration_text
@@ -110,7 +110,9 @@ class Creation:
         for gpu, following in zip(choices, (*choices[1:], None), strict=True):
             one = replace(request, spec=replace(request.spec, gpu=gpu), name=request.place[2])
             try:
-                return self._sandbox(backend, one, upload, progress, wait_s), one.spec
+                # A machine without a GPU is always to be had: what takes its time there is the start.
+                bound_s = None if gpu == NO_GPU else wait_s
+                return self._sandbox(backend, one, upload, progress, bound_s), one.spec
             except NoCapacity as error:
                 if following is None:
                     instead = instead_of(request.spec.gpu)
