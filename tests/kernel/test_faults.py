@@ -62,6 +62,8 @@ def impatient(kernel: Kernel, modal_client: modal.Client) -> Iterator[Kernel]:
     kernel.run(f"%skyrl_stop --all\n%config SkyRLMagic.secret = {name!r}")
     yield kernel
     kernel.run("%skyrl_stop --all\n%config SkyRLMagic.secret = None")
+    # The session that has ended stays the current one, with its secret; the tests that follow begin in another.
+    kernel.run(f"%skyrl_start --session {new_run_id()}")
     modal.Secret.objects.delete(name, client=modal_client)
 
 
