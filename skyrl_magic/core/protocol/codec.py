@@ -20,6 +20,8 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 #: Size in bytes in which file and journal contents are cut into frames.
 CHUNK_BYTES = 256 * 1024
 
+#: From this number on frames are the agent's.
+FROM_AGENT = 64
 #: No number of a frame is as large as this; JSON's may have any size.
 _MAX_NUMBER = 1 << 64
 
@@ -91,7 +93,8 @@ def decode_body(body: Union[bytes, memoryview]) -> Optional[Message]:
         raise ProtocolError(f"the meta of a {cls.__name__} frame is not an object")
     known = {f.name: f.default for f in dataclasses.fields(cls)}
     fields = {name: value for name, value in meta.items() if name in known}
-    for name, value in fields.items():
+    # What a client sends is for the agent to refuse, by an answer: its channel goes on.
+    for name, value in fields.items() if kind >= FROM_AGENT else ():
         if not _can_be(value, known[name]):
             raise ProtocolError(f"{name} of a {cls.__name__} frame cannot be {value!r:.40}")
     if "payload" in known:
