@@ -22,6 +22,10 @@ def test_the_quick_mode_writes_a_table_of_every_group(tmp_path: Path) -> None:
     page = table.read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [title for title, _ in command.GROUPS.values()]
     rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
-    for name in ("warm `echo` cell ÷ `%%bash`", "one edited file adds", "agent resident (supervisor and attach)"):
+    for name in (
+        "warm `echo` cell ÷ `%%bash`",
+        "one edited file adds",
+        "agent resident (supervisor, what watches it, attach)",
+    ):
         assert re.search(r"\| (yes|\*\*no\*\*) \| \d+ \|", rows[name]), rows[name]
     assert "checkout (the upload)" in page
