@@ -49,8 +49,8 @@ class NvidiaSmi:
         return self._output >= 0
 
     def ask(self) -> None:
-        """Begin, unless there is no such program or the last one has not ended."""
-        if self._pid or procs.which(_PROGRAM) is None:
+        """Begin, unless there is no such program or the last one has not ended, or its answer was not read yet."""
+        if self._pid or self.asking or procs.which(_PROGRAM) is None:
             return
         self._output, write_end = os.pipe()
         actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, write_end, 1)]

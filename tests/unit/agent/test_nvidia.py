@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+import selectors
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from skyrl_magic.agent.nvidia import difference
+from skyrl_magic.agent.nvidia import NvidiaSmi, difference
+from skyrl_magic.agent.wire import dispatch
 from skyrl_magic.core import protocol
 from tests.unit.agent.harness import Session
 from tests.unit.agent.test_supervisor import program
@@ -58,3 +62,19 @@ def test_a_session_says_that_another_gpu_came(make_session: Callable[..., Sessio
     for _ in range(2):  # who comes later hears it too
         notice = session.attach().wait_for(protocol.Notice)
         assert (notice.about, notice.text) == ("gpu", "--gpu H100: the container has NVIDIA H200")
+
+
+def test_it_is_not_asked_again_before_its_answer_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process may be heard of before its last words."""
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", "nvidia-smi", "echo first")["PATH"])
+    answers: list[list[str]] = []
+    with selectors.DefaultSelector() as selector:
+        smi = NvidiaSmi(selector, "name", answers.append, time.monotonic)
+        smi.ask()
+        pid, _ = os.waitpid(-1, 0)
+        assert smi.reaped(pid)
+        smi.ask()
+        while smi.asking:
+            dispatch(selector, 60.0)
+        assert answers == [["first"]]
+        assert not selector.get_map()
