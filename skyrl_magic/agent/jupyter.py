@@ -113,7 +113,7 @@ class Kernel:
 
     def kill(self) -> None:
         """End the kernel and everything below it; :meth:`poll` has its end."""
-        procs.signal_tree(self.pid, signal.SIGKILL)
+        procs.kill_tree(self.pid)
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:

@@ -204,7 +204,7 @@ class KernelHost:
     def _kill(self, detail: str) -> None:
         self._detail = detail
         if self._pid:
-            procs.signal_tree(self._pid, signal.SIGKILL)
+            procs.kill_tree(self._pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
         self._gone()

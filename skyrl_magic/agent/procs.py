@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -39,21 +39,33 @@ def stat_fields(pid: "int | str") -> List[bytes]:
 
 def descendants(root: int) -> List[int]:
     """The ids of all processes below ``root`` that are not dead yet, parents first."""
-    children: Dict[int, List[int]] = {}
+    return [process.pid for process in _tree(root)]
+
+
+class _Process(NamedTuple):
+    """A process below a root."""
+
+    pid: int
+    parent: int
+    group: int
+
+
+def _tree(root: int) -> List[_Process]:
+    """All processes below ``root`` that are not dead yet, parents first."""
+    children: Dict[int, List[_Process]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208  (names are all that is needed)
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
-                state, parent = stat_fields(name)[:2]
+                state, parent, group = stat_fields(name)[:3]
+                below = children.setdefault(int(parent), [])
                 if state not in (b"Z", b"X"):
-                    children.setdefault(int(parent), []).append(int(name))
-                else:
-                    children.setdefault(int(parent), [])
-    found: List[int] = []
+                    below.append(_Process(int(name), int(parent), int(group)))
+    found: List[_Process] = []
     queue = [root]
     while queue:
         below = children.get(queue.pop(), [])
         found += below
-        queue += below
+        queue += [process.pid for process in below]
     return found
 
 
@@ -75,18 +87,46 @@ def name_of(pid: int) -> str:
     return ""
 
 
-def signal_tree(root: int, number: int) -> int:
-    """Send signal ``number`` once to every process below ``root``, also to those forked meanwhile; how many got it."""
+def kill_tree(root: int) -> None:
+    """SIGKILL to every process below ``root``, also to those forked meanwhile."""
     reached: Set[int] = set()
     for _ in range(_MAX_WALKS):
         fresh = [pid for pid in descendants(root) if pid not in reached]
         if not fresh:
             break
+        reached.update(fresh)
         for pid in fresh:
-            reached.add(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-    return len(reached)
+                os.kill(pid, signal.SIGKILL)
+
+
+def signal_tree(root: int, number: int) -> None:
+    """Send a signal that can be handled once to every process below ``root``, and to nothing that a handler starts.
+
+    A trap that cleans up starts ``rm`` and ``cp``, which must not get the signal as well. So whole process groups get
+    it, as from a terminal: the kernel lets no fork slip through there (``copy_process`` begins again where a signal is
+    pending), and who is in such a group and did not get it was started after it. Groups that came meanwhile get it too,
+    unless a process made them that has had it and lives.
+    """
+    reached: Set[int] = set()
+    later: Set[int] = set()
+    groups: Set[int] = set()
+    for _ in range(_MAX_WALKS):
+        fresh: List[_Process] = []
+        for process in _tree(root):
+            if process.pid in reached:
+                continue
+            if process.group in groups or process.parent in reached or process.parent in later:
+                later.add(process.pid)
+            else:
+                fresh.append(process)
+        if not fresh:
+            break
+        reached.update(process.pid for process in fresh)
+        groups.update(process.group for process in fresh)
+        for group in {process.group for process in fresh}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
 
 
 def which(name: str, path: Optional[str] = None) -> Optional[str]:

@@ -184,7 +184,7 @@ def _child(log: Path, packages: Sequence[str], size: Callable[[], Sequence[str]]
                 if _attempt(output.fileno(), packages, size(), supervisor):
                     code = 0
                     break
-                procs.signal_tree(os.getpid(), signal.SIGKILL)
+                procs.kill_tree(os.getpid())
         if not code:
             _await_status(began)
     finally:

@@ -332,4 +332,4 @@ def _read_end(heard: bytes) -> Optional[End]:
 
 def kill_everything() -> None:
     """End every process below this one: runs that would not go, what they left behind, Ray."""
-    procs.signal_tree(os.getpid(), signal.SIGKILL)
+    procs.kill_tree(os.getpid())

@@ -128,7 +128,7 @@ class Shim:
         while not self._over():
             dispatch(self._selector, _KILL_AGAIN_S if self._killing else None)
             if self._killing:
-                procs.signal_tree(os.getpid(), signal.SIGKILL)
+                procs.kill_tree(os.getpid())
         self._journal.close()
         self._tell(ENDED + self._end(time.monotonic() - began).to_bytes())
         # This process's own end takes a while and a core: not before the supervisor has done what the cell waits for.
@@ -213,7 +213,10 @@ class Shim:
             self._selector.unregister(self._control)
             numbers = bytes([signal.SIGKILL])
         for number in numbers:
-            procs.signal_tree(os.getpid(), number)
+            if number == signal.SIGKILL:
+                procs.kill_tree(os.getpid())
+            else:
+                procs.signal_tree(os.getpid(), number)
             self._stopped |= number in _STOPS
             self._killing |= number == signal.SIGKILL
 

@@ -113,4 +113,4 @@ def _end(supervisor: int, silent_s: float) -> None:
 
     reason = f"its supervisor hung (it had not moved for {duration_text(silent_s)}), so its watchdog ended it"
     os.write(2, f"skyrl_magic: {SESSION_ENDS}{reason}\n".encode())
-    procs.signal_tree(supervisor, signal.SIGKILL)
+    procs.kill_tree(supervisor)

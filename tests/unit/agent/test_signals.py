@@ -61,6 +61,18 @@ def test_a_run_may_survive_sigint(channel: Attached) -> None:
     assert channel.text() == b"up\ncaught\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_handler_starts_does_not_get_the_signal_as_well(channel: Attached, number: signal.Signals) -> None:
+    """A trap that cleans up starts programs, while the tree, a large one, is walked."""
+    steps = "for i in {1..20}; do sleep 0.05 || echo hit; done; kill -KILL $(jobs -p)"
+    trap = f"trap '{steps}; echo clean; exit 7' {number.name[3:]}"
+    large = "for i in {1..200}; do sleep 600 >/dev/null 2>&1 & done"
+    start(channel, f"{large}; {trap}; echo up; while :; do sleep 0.01; done")
+    send(channel, number)
+    assert channel.ended().exit_code == 7
+    assert channel.text() == b"up\nclean\n"
+
+
 def test_a_stopped_run_is_not_over_before_what_it_started_is(channel: Attached, tmp_path: Path, gate: Gate) -> None:
     # Neither holds the run's output, and bash lets what it starts with `&` ignore SIGINT.
     start(
