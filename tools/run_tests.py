@@ -28,9 +28,10 @@ CHECKS = {
     "types": ("-m", "mypy"),
     "architecture": ("-c", "from importlinter.cli import lint_imports_command as lint; lint()"),
 }
-#: One Ray start at a time: two on two cores time out. The rest runs in parallel.
+#: One Ray start at a time: two on two cores time out. The rest runs in parallel, a file's tests in one process, as they
+#: share kernels and servers; most of a test's time is waiting, so there are more processes than cores.
 TESTS = {
-    "tests": (*PYTEST, "-n", "2", "-m", "not (serial or faults or ray or browser or live)"),
+    "tests": (*PYTEST, "-n", "4", "--dist", "loadfile", "-m", "not (serial or faults or ray or browser or live)"),
     "tests, one at a time": (*PYTEST, "-m", "serial and not (faults or ray or browser or live)"),
     "faults, a few times each": (*PYTEST, "-m", "faults and not ray"),
     "tests with Ray": (*PYTEST, "-m", "ray and not (browser or live)"),
@@ -74,7 +75,9 @@ def test_env(scratch: Path, mark: str, *, keep_account: bool) -> dict[str, str]:
     """The environment of the tests: own home, own temporary folder, no account; ``mark`` tells their processes."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "SKYRL_", "JUPYTER"))}
     env[leftovers.MARK] = mark
-    for name, folder in (("TMPDIR", scratch / "tmp"), ("HOME", scratch / "home")):
+    # Who starts a session has an id in the settings; the home itself shows what a test made there and should not have.
+    folders = {"TMPDIR": scratch / "tmp", "HOME": scratch / "home", "XDG_CONFIG_HOME": scratch / "config"}
+    for name, folder in folders.items():
         folder.mkdir()
         env[name] = str(folder)
     if keep_account:

@@ -136,6 +136,7 @@ def kernel_environment(folder: Path, server: ServerAddress) -> dict[str, str]:
     home = folder.parent / "home"
     home.mkdir(exist_ok=True)
     env = {"SKYRL_MAGIC_LOOPBACK_DIR": str(server.state_dir), "HOME": str(home), "IPYTHONDIR": str(home / "ipython")}
+    env["XDG_CONFIG_HOME"] = str(home / ".config")
     return env | dict.fromkeys(("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_GPU"), "")
 
 

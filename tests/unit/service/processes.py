@@ -101,8 +101,9 @@ class ProcessSandbox:
             raise SessionLost(f"the container has ended (exit code {self.poll()})")
         stream = ProcessStream(self._here(args))
         self.streams.append(stream)
-        if self.poll() is not None:
-            stream.process.kill()
+        if self.poll() is not None:  # ended meanwhile: who ends its streams may not have seen this one
+            stream.end()
+            raise SessionLost(f"the container has ended (exit code {self.poll()})")
         return stream
 
     def is_queued(self) -> bool:

@@ -213,15 +213,18 @@ def test_a_cell_whose_session_another_notebook_starts_meanwhile_says_what_it_got
     other.close()
 
 
+def set_ray(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Let ``ray`` be a script; Ray itself is in tests/contract and tests/kernel."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ray").write_text(f"#!/bin/bash\n{script}\n")
+    (folder / "bin" / "ray").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+
+
 def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ray").write_text(
-        f"#!/bin/bash\nuntil [ -e {tmp_path}/go ] || [ $((i++)) = 3000 ]; do sleep 0.01; done\n"
-    )
-    (tmp_path / "bin" / "ray").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    set_ray(monkeypatch, tmp_path, f"until [ -e {tmp_path}/go ] || [ $((i++)) = 3000 ]; do sleep 0.01; done")
     begin = CellProgress.begin
     presses = iter([True, False])
 
@@ -241,7 +244,10 @@ def test_a_cell_waits_for_the_ray_of_a_session_that_runs_already(
     assert said[-1] == "hello"
 
 
-def test_ray_is_started_again_in_the_current_session_alone(book: Book) -> None:
+def test_ray_is_started_again_in_the_current_session_alone(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_ray(monkeypatch, tmp_path, "true")
     book.run("true", session="b", ray=True)
     book.run("true", session="a", ray=False)
     with pytest.raises(SessionError, match="session a was started with --no-ray"):
