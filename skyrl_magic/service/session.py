@@ -164,34 +164,32 @@ class Session:
         """The session's state now. Raises SessionError."""
         return self.channel.request(protocol.GetStatus, protocol.Status)
 
-    def set_idle_timeout(self, idle_timeout_s: float) -> None:
-        """Change the idle timeout of the running container. Raises SessionError."""
-        self.channel.patiently(
-            lambda: self.channel.request(lambda n: protocol.Configure(n, idle_timeout_s), protocol.Done)
-        )
+    def set_limits(
+        self,
+        *,
+        timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
+        max_usd: float | None = None,
+        usd_per_hour: float | None = None,
+    ) -> None:
+        """Change limits of the running container, all of them or, where one is refused, none.
 
-    def set_timeout(self, timeout_s: float) -> None:
-        """Change the timeout of the running container, in seconds from its start.
-
-        Raises:
-            SessionError: it would be over already, or is beyond what the container has; or no answer.
-        """
-        self.channel.patiently(
-            lambda: self.channel.request(lambda n: protocol.Configure(n, timeout_s=timeout_s), protocol.Done)
-        )
-        self._hear(self.ask_status())
-
-    def set_budget(self, max_usd: float | None, usd_per_hour: float | None) -> None:
-        """Change budget and price of the running container; None leaves one as it is.
+        Args:
+            timeout_s: seconds from its start; None leaves any of these as it is.
+            idle_timeout_s: in seconds.
+            max_usd: the budget in US dollars, from its start.
+            usd_per_hour: the price that its budget is counted with.
 
         Raises:
-            SessionError: it is spent already, or the session does not answer.
+            SessionError: it is over or spent already, or beyond what the container has; or no answer.
         """
-        self.channel.patiently(
-            lambda: self.channel.request(
-                lambda n: protocol.Configure(n, max_usd=max_usd, usd_per_hour=usd_per_hour), protocol.Done
+
+        def ask() -> None:
+            self.channel.request(
+                lambda n: protocol.Configure(n, idle_timeout_s, max_usd, usd_per_hour, timeout_s), protocol.Done
             )
-        )
+
+        self.channel.patiently(ask)
         self._hear(self.ask_status())
 
     def restart_ray(self, progress: Progress) -> protocol.Status:

@@ -58,10 +58,10 @@ def check_budget(request: SessionRequest, pricing: Pricing) -> Sequence[str]:
 
 
 def set_live(session: Session, request: SessionRequest, said: Given, changed: Given) -> None:
-    """Bring a session that ran already to the limits of the request.
+    """Bring a session that ran already to the limits of the request, and say how it ends then.
 
-    A timeout or an idle timeout is set where it was said now, and a changed timeout is said; a budget is set also where
-    the session has none, or a larger one.
+    A timeout or an idle timeout is set where it was said now; a budget also where the session has none, or a larger
+    one. Where one of them is refused none is set.
 
     Args:
         session: it runs.
@@ -72,30 +72,40 @@ def set_live(session: Session, request: SessionRequest, said: Given, changed: Gi
     Raises:
         SessionError: the budget is spent already, the timeout over or beyond the container's, or no answer.
     """
-    if said.timeout_s is not None or changed.timeout_s is not None:
-        _set_timeout(session, request.timeout_s)
     there = session.status
-    said_now = said.max_usd is not None or changed.max_usd is not None
-    tighter = request.max_usd is not None and (not there.max_usd or request.max_usd < there.max_usd)
-    budget = request.max_usd if tighter or said_now else None
-    price = request.usd_per_hour if request.usd_per_hour != there.usd_per_hour else None
-    if (budget is not None and budget != there.max_usd) or price is not None:
-        session.set_budget(budget, price)
-    if said.idle_timeout_s is not None or changed.idle_timeout_s is not None:  # last: no agent refuses it
-        session.set_idle_timeout(float(request.idle_timeout_s))
-
-
-def _set_timeout(session: Session, timeout_s: int) -> None:
-    there = session.status
-    if session.is_of_earlier_version:
+    timeout_s = float(request.timeout_s) if _is_said("timeout_s", said, changed) else None
+    if timeout_s is not None and session.is_of_earlier_version:
         note(
             f"session {session.name} was started by an earlier version, which keeps the --timeout of its start: "
             f"%skyrl_stop {session.name} ends it, and the next cell starts it anew"
         )
-    elif there.timeout_s != timeout_s:
-        session.set_timeout(float(timeout_s))
+        timeout_s = None
+    tighter = request.max_usd is not None and (not there.max_usd or request.max_usd < there.max_usd)
+    wanted = {
+        "timeout_s": timeout_s,
+        "idle_timeout_s": float(request.idle_timeout_s) if _is_said("idle_timeout_s", said, changed) else None,
+        "max_usd": request.max_usd if tighter or _is_said("max_usd", said, changed) else None,
+        "usd_per_hour": request.usd_per_hour,
+    }
+    new = {name: value for name, value in wanted.items() if value is not None and value != getattr(there, name)}
+    if not new:
+        return
+    session.set_limits(**new)
+    if "timeout_s" in new:
         ends_in = duration_text(session.status.timeout_in_s)
-        note(f"session {session.name} now ends in {ends_in} (--timeout {duration_text(timeout_s)})")
+        note(f"session {session.name} now ends in {ends_in} (--timeout {duration_text(request.timeout_s)})")
+    if "max_usd" in new and session.status.usd_per_hour:
+        note(f"session {session.name} now ends at {_budget_text(session.status)}")
+
+
+def _is_said(name: str, said: Given, changed: Given) -> bool:
+    return getattr(said, name) is not None or getattr(changed, name) is not None
+
+
+def _budget_text(status: protocol.Status) -> str:
+    """``$5 (--max-usd): $0.12 is spent, at $0.80 an hour``."""
+    rate = usd_text(status.usd_per_hour)
+    return f"{usd_text(status.max_usd)} (--max-usd): {usd_text(status.spent_usd)} is spent, at {rate} an hour"
 
 
 def end_before(status: protocol.Status, backend: str) -> str:

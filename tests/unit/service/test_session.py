@@ -17,14 +17,14 @@ def test_a_cell_runs_and_its_end_is_told(world: World, session: Session) -> None
 
 
 def test_status_and_idle_timeout(session: Session) -> None:
-    session.set_idle_timeout(42.0)
+    session.set_limits(idle_timeout_s=42.0)
     status = session.ask_status()
     assert (status.ray, status.idle_timeout_s, status.active_runs) == ("off", 42.0, [])
 
 
 def test_the_idle_timeout_is_set_over_the_next_connection_where_one_breaks(session: Session) -> None:
     sandbox_of(session).streams[-1].process.kill()
-    session.set_idle_timeout(43.0)
+    session.set_limits(idle_timeout_s=43.0)
     assert session.ask_status().idle_timeout_s == 43.0
 
 

@@ -174,6 +174,27 @@ def test_a_session_that_runs_has_the_hard_timeout_of_its_start(
     assert len(backend.made) == 1
 
 
+def test_of_a_line_that_is_refused_no_limit_is_set(
+    book: Book, services: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.run("true", session="s", usd_per_hour=0.5, timeout_s=7200)
+    assert book.cells.notebook.current is not None
+    session = services.sessions.get(*book.cells.notebook.current.place)
+    assert session is not None
+    before = session.ask_status()
+    capsys.readouterr()
+    assert isinstance(book.run("echo no", timeout_s=3600, idle_timeout_s=90, max_usd=1e-9).error, SessionError)
+    after = session.ask_status()
+    assert (after.timeout_s, after.idle_timeout_s, after.max_usd) == (7200.0, before.idle_timeout_s, before.max_usd)
+    assert "now ends" not in capsys.readouterr().out
+    assert book.run("true", timeout_s=3600, idle_timeout_s=90, max_usd=5.0) == Outcome()
+    after = session.ask_status()
+    assert (after.timeout_s, after.idle_timeout_s, after.max_usd) == (3600.0, 90.0, 5.0)
+    said = capsys.readouterr().out
+    assert re.search(r"session s now ends in .* \(--timeout 1h\)", said)
+    assert re.search(r"session s now ends at \$5 \(--max-usd\): \$0\.\d+ is spent, at \$0\.50 an hour", said)
+
+
 def test_a_session_that_is_started_again_names_the_timeout_that_it_keeps(
     book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
 ) -> None:
