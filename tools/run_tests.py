@@ -8,6 +8,7 @@ in the user's; with ``SKYRL_MAGIC_LIVE=1`` the live tests run too, with the user
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ LIVE_TESTS = {"tests on Modal": (*PYTEST, "-m", "live")}
 
 def main() -> int:
     """Run all stages and say which failed."""
+    # Who starts this in the background lets it ignore Stop (`command &`), and tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     live = os.environ.get("SKYRL_MAGIC_LIVE") == "1"
     failed = [name for name, command in CHECKS.items() if not passes(name, command, dict(os.environ))]
     mark = uuid.uuid4().hex

@@ -166,8 +166,7 @@ class Archiver:
 
         if self._end is None:
             os.nice(_NICENESS)
-        volume = Path(self._config.volume_dir)
-        work = ArchivePass(volume, self._key, int(self._config.keep_runs_gb * _GB))
+        work = ArchivePass(Path(self._config.volume_dir), self._key, int(self._config.keep_runs_gb * _GB))
         for run in self._fresh.values():
             work.copy(Job(run.run_id, run.folder, run in self._covered))
         self._packed.update({run_id: json.dumps(packed) for run_id, packed in work.packed.items()})
@@ -175,7 +174,7 @@ class Archiver:
             run.archive_error = work.problems.get(run.run_id, "")
         catalog = self._catalog()
         if prune:
-            self._prune(work, volume, catalog)
+            self._prune(work, catalog)
         runs = [run for run in catalog["runs"] if run["run_id"] not in self._pruned]
         if runs:
             work.write_catalog(json.dumps({**catalog, "runs": runs}).encode())
@@ -188,11 +187,11 @@ class Archiver:
         }
         os.write(self._answer, json.dumps(answer).encode())
 
-    def _prune(self, work: Any, volume: Path, catalog: Dict[str, Any]) -> None:
+    def _prune(self, work: Any, catalog: Dict[str, Any]) -> None:
         from skyrl_magic.agent.prune import Keep, Pruning
 
         keep = Keep(self._config.keep_runs_days * _DAY_S, int(self._config.keep_runs_gb * _GB))
-        pruning = Pruning(volume, self._key, catalog, time.time(), work.replace)
+        pruning = Pruning(work.tree, self._key, catalog, time.time(), work.replace)
         pruning.prune(keep)
         self._pruned |= pruning.removed
         work.wrote |= pruning.changed

@@ -11,15 +11,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import stat
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
+from skyrl_magic.agent.volume_tree import VolumeTree, write_all
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol.catalog import MAX_CATALOG_BYTES, SUFFIX, Packed
 
 #: A journal of an ended run that is no larger goes into a pack, in bytes.
 PACKED_BYTES = 64 * 1024
+#: Of a pack's name.
+_NUMBER = re.compile("[0-9]{6,12}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_PRIVATE = 0o600
 
 
 class Job(NamedTuple):
@@ -28,14 +33,6 @@ class Job(NamedTuple):
     run_id: str
     folder: Path
     ended: bool
-
-
-class Packed(NamedTuple):
-    """Where a small journal lies: the pack's file, the first byte, and the sizes of ``protocol.JOURNAL_FILES``."""
-
-    file: str
-    start: int
-    sizes: List[int]
 
 
 class ArchivePass:
@@ -48,10 +45,10 @@ class ArchivePass:
     """
 
     def __init__(self, volume_dir: Path, key: str, max_bytes: int) -> None:
-        self._volume = volume_dir
+        self.tree = VolumeTree(volume_dir)
         self._key = key
         self._max_bytes = max_bytes
-        self._pack: Optional[Path] = None
+        self._pack = ""
         self.wrote = False
         self.failure = ""
         """Why the last write failed; empty where all worked."""
@@ -61,8 +58,8 @@ class ArchivePass:
 
     def copy(self, job: Job) -> None:
         """Copy what is new of a journal; what fails is in :attr:`problems`."""
-        target = self._volume / protocol.ARCHIVED_RUNS / job.run_id
-        kept = sizes_of(target)
+        target = f"{protocol.ARCHIVED_RUNS}/{job.run_id}"
+        kept = sizes_of(self.tree, target)
         why = ""
         try:
             if job.ended and not kept and self._copied_into_pack(job):
@@ -76,37 +73,27 @@ class ArchivePass:
             return  # it has no journal, or none any more
         except OSError as error:
             why = self.failure = cause(error)
-        lost = _not_kept(job, sizes_of(target)) if why else ""
+        lost = _not_kept(job, sizes_of(self.tree, target)) if why else ""
         if lost:
             self.problems[job.run_id] = f"{why}: the log of run {job.run_id} is not kept there beyond {lost}"
 
-    def replace(self, path: Path, data: bytes) -> None:
-        """Write a file whole, or leave the old one. Raises ``OSError``."""
-        beside = self._volume / protocol.ARCHIVE / f"{self._key}.new"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE)
-            try:
-                _write_all(fd, data)
-            finally:
-                os.close(fd)
-            beside.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
+    def replace(self, folder: str, name: str, data: bytes) -> None:
+        """Write a file of the archive whole, or leave the old one. Raises ``OSError``."""
+        self.tree.replace(f"{protocol.ARCHIVE}/{self._key}.new", folder, name, data)
         self.wrote = True
 
     def write_catalog(self, data: bytes) -> None:
         """Write the session's catalog where it is another one than before; what fails is in :attr:`failure`."""
-        path = self._volume / protocol.CATALOGS / f"{self._key}.json"
+        name, before = f"{self._key}{SUFFIX}", b""
+        with contextlib.suppress(OSError, ValueError):
+            before = self.tree.read(protocol.CATALOGS, name, MAX_CATALOG_BYTES)
         try:
-            if not path.is_file() or path.read_bytes() != data:
-                self.replace(path, data)
+            if before != data:
+                self.replace(protocol.CATALOGS, name, data)
         except OSError as error:
             self.failure = cause(error)
 
-    def _copy(self, source: Path, target: Path, name: str, at: int, end: int) -> None:
+    def _copy(self, source: Path, target: str, name: str, at: int, end: int) -> None:
         """Bring the segments of a journal's file from byte ``at`` to ``end``."""
         if end <= at:
             return
@@ -115,7 +102,7 @@ class ArchivePass:
             start = at - at % protocol.SEGMENT_BYTES
             while start < end:
                 size = _segment_bytes(end - start)
-                self.replace(target / protocol.segment_name(name, start), os.pread(fd, size, start))
+                self.replace(target, protocol.segment_name(name, start), os.pread(fd, size, start))
                 start += size
         finally:
             os.close(fd)
@@ -129,29 +116,37 @@ class ArchivePass:
         data = b"".join(parts)
         pack, start = self._room(), 0
         if data:
-            fd = os.open(pack, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _PRIVATE)
+            fd = self.tree.opened_to_append(protocol.PACKS, pack)
             start = os.fstat(fd).st_size
             try:
-                _write_all(fd, data)
+                write_all(fd, data)
             except OSError:
                 os.ftruncate(fd, start)
                 raise
             finally:
                 os.close(fd)
-        self.packed[job.run_id] = Packed(pack.name, start, [len(part) for part in parts])
+        self.packed[job.run_id] = Packed(pack, start, tuple(len(part) for part in parts))
         self.wrote = True
         return True
 
-    def _room(self) -> Path:
+    def _room(self) -> str:
         """The pack that takes the next journal."""
-        folder = self._volume / protocol.PACKS
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._pack is None:
-            mine = sorted(name for name in os.listdir(folder) if name.rpartition("-")[0] == self._key)  # noqa: PTH208
-            self._pack = folder / (mine[-1] if mine else f"{self._key}-{0:06d}")
-        if _size(self._pack) >= protocol.SEGMENT_BYTES:
-            self._pack = folder / f"{self._key}-{int(self._pack.name.rpartition('-')[2]) + 1:06d}"
+        if not self._pack:
+            numbers = [name.rpartition("-") for name in self.tree.entries(protocol.PACKS)]
+            mine = [int(number) for key, _, number in numbers if key == self._key and _NUMBER.fullmatch(number)]
+            self._pack = self._pack_name(max(mine, default=0))
+        if self._size_of_pack() >= protocol.SEGMENT_BYTES:
+            self._pack = self._pack_name(int(self._pack.rpartition("-")[2]) + 1)
         return self._pack
+
+    def _pack_name(self, number: int) -> str:
+        return f"{self._key}-{number:06d}"
+
+    def _size_of_pack(self) -> int:
+        try:
+            return self.tree.status(protocol.PACKS, self._pack).st_size
+        except FileNotFoundError:
+            return 0
 
 
 def cause(error: OSError) -> str:
@@ -159,15 +154,17 @@ def cause(error: OSError) -> str:
     return "the volume is full" if error.errno in _FULL else f"the volume cannot be written ({error.strerror})"
 
 
-def sizes_of(target: Path) -> Dict[str, int]:
-    """How many bytes of each of a journal's files are in the segments in ``target``."""
+def sizes_of(tree: VolumeTree, folder: str) -> Dict[str, int]:
+    """How many bytes of each of a journal's files are in the segments in ``folder``."""
     found: Dict[str, int] = {}
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(target):
-            segment = protocol.parse_segment(entry.name)
-            if segment is not None:
-                name, start = segment
-                found[name] = max(found.get(name, 0), start + entry.stat().st_size)
+    for entry in tree.entries(folder):
+        segment = protocol.parse_segment(entry)
+        if segment is not None:
+            with contextlib.suppress(OSError):
+                status = tree.status(folder, entry)
+                if stat.S_ISREG(status.st_mode):
+                    name, start = segment
+                    found[name] = max(found.get(name, 0), start + status.st_size)
     return found
 
 
@@ -220,9 +217,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import re
 import time
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from skyrl_magic.agent.config import Config
+from skyrl_magic.agent.volume_tree import VolumeTree
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol.catalog import MAX_CATALOG_BYTES, SUFFIX, read_catalog
 
+#: Its session's name, and when that began.
+_CATALOG = re.compile(r"(.+)-([0-9]{1,12})" + re.escape(SUFFIX))
 _NO_WORD = "nobody could say why: it was killed, or its memory was full"
 
 
@@ -23,21 +26,25 @@ class Earlier(NamedTuple):
     """How long ago; 0 where it was killed, and nobody knows when."""
 
 
-def _started(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
-
-
 def find_earlier(config: Config) -> Earlier:
     """Look into the newest catalog of the session's name. A name is taken once in an app: that session is over."""
-    newest: Optional[Path] = None
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # a catalog may be anybody's
-        for path in (Path(config.volume_dir) / protocol.CATALOGS).iterdir():
-            name, _, started = path.stem.rpartition("-")
-            if name == config.session and started.isdigit():
-                newest = path if newest is None or _started(path) > _started(newest) else newest
-        if newest is not None:
-            catalog = json.loads(newest.read_text(encoding="utf-8"))
-            if catalog.get("app", "") == config.about.get("app", ""):
-                ended_at = catalog["ended_at"]
-                return Earlier(_NO_WORD) if ended_at is None else Earlier(catalog["reason"], time.time() - ended_at)
-    return Earlier()
+    tree = VolumeTree(Path(config.volume_dir))
+    try:
+        times = [_started_at(name, config.session) for name in tree.entries(protocol.CATALOGS)]
+        newest = f"{config.session}-{max(times, default=0)}{SUFFIX}"
+        catalog = read_catalog(tree.read(protocol.CATALOGS, newest, MAX_CATALOG_BYTES))
+    except (OSError, ValueError):  # there is none, or it is anybody's
+        return Earlier()
+    finally:
+        tree.close()
+    if catalog.app != config.about.get("app", ""):
+        return Earlier()
+    if catalog.ended_at is None:
+        return Earlier(_NO_WORD)
+    return Earlier(catalog.reason, time.time() - catalog.ended_at)
+
+
+def _started_at(file_name: str, session: str) -> int:
+    """When the session of this name began that a catalog is of, in Unix time; 0 for another one's."""
+    match = _CATALOG.fullmatch(file_name)
+    return int(match[2]) if match is not None and match[1] == session else 0

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
+import stat
+from typing import Any, Callable, Dict, List, NamedTuple, Set
 
+from skyrl_magic.agent.volume_tree import VolumeTree
 from skyrl_magic.core import protocol
+from skyrl_magic.core.protocol.catalog import (
+    MAX_CATALOG_BYTES,
+    SUFFIX,
+    Catalog,
+    catalog_of,
+    is_plain_name,
+    read_catalog,
+)
 
 #: How long after its timeout a session counts as living; and how long at all where its timeout is not known. In
 #: seconds: Modal's containers live for 24 h at most.
 _SLACK_S = 3600.0
 _LONGEST_S = 24 * 3600.0
-_SUFFIX = ".json"
-
-Catalog = Dict[str, Any]
+#: So much of catalogs is read in all, in bytes.
+_MAX_READ_BYTES = 256 << 20
 
 
 class Keep(NamedTuple):
@@ -31,33 +38,34 @@ class Keep(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run of a catalog; the oldest sorts first."""
+    """A run that may go; the oldest sorts first."""
 
     at: float
     run_id: str
     size_bytes: int
-    ended: bool
 
 
 class Pruning:
-    """One look at the archive, and what it removes.
+    """One look at the archive, and what it removes: of this session's owner alone, whatever others' catalogs say.
 
     Args:
-        volume_dir: the volume.
+        tree: of the volume.
         key: of this session.
         own: its catalog as it will be written, by whoever prunes.
         now: Unix time.
-        replace: writes a file whole, or raises ``OSError``.
+        replace: writes a file of a folder whole, or raises ``OSError``.
     """
 
     def __init__(
-        self, volume_dir: Path, key: str, own: Catalog, now: float, replace: Callable[[Path, bytes], None]
+        self, tree: VolumeTree, key: str, own: Dict[str, Any], now: float, replace: Callable[[str, str, bytes], None]
     ) -> None:
-        self._volume = volume_dir
+        self._tree = tree
         self._own_key = key
         self._now = now
         self._replace = replace
-        self._catalogs = {**self._read_catalogs(), key: own}
+        mine = catalog_of(own)
+        self._catalogs = {**self._read_catalogs(), key: mine}
+        self._owned = {name: found for name, found in self._catalogs.items() if found.owner_id == mine.owner_id}
         self.removed: Set[str] = set()
         """The ids of the runs that went."""
         self.changed = False
@@ -66,84 +74,96 @@ class Pruning:
         """Remove what has to go. What cannot be removed now is tried again next time."""
         candidates: List[_Run] = []
         total = 0
-        for key, catalog in self._catalogs.items():
-            runs = [*_runs(catalog)]
-            total += sum(run.size_bytes for run in runs)
-            own = key == self._own_key
-            candidates += [run for run in runs if (run.ended if own else not _lives(catalog, self._now))]
-        for run in sorted(candidates):
-            if self._now - run.at > keep.age_s or total > keep.size_bytes:
-                total -= run.size_bytes
-                self.removed.add(run.run_id)
+        for key, catalog in self._owned.items():
+            total += sum(run.size_bytes for run in catalog.runs)
+            for run in catalog.runs:
+                over = run.summary.state == "ended" if key == self._own_key else not _lives(catalog, self._now)
+                if over:
+                    at = run.summary.started_at + run.summary.duration_s
+                    candidates.append(_Run(at, run.summary.run_id, run.size_bytes))
+        needed = self._needed()
+        for at, run_id, size_bytes in sorted(candidates):
+            if run_id not in needed and (self._now - at > keep.age_s or total > keep.size_bytes):
+                total -= size_bytes
+                self.removed.add(run_id)
         with contextlib.suppress(OSError):
             self._remove_runs(keep)
             self._rewrite_catalogs()
             self._remove_packs(keep)
 
+    def _needed(self) -> Set[str]:
+        """The runs that somebody's session may still write; the own ones that go on, too."""
+        needed: Set[str] = set()
+        for key, catalog in self._catalogs.items():
+            if key == self._own_key:
+                needed.update(run.summary.run_id for run in catalog.runs if run.summary.state != "ended")
+            elif _lives(catalog, self._now):
+                needed.update(run.summary.run_id for run in catalog.runs)
+        return needed
+
     def _read_catalogs(self) -> Dict[str, Catalog]:
-        found = {}
-        for path in _entries(self._volume / protocol.CATALOGS):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # not one of ours
-                catalog = json.loads(path.read_text(encoding="utf-8"))
-                _lives(catalog, self._now)
-                for _ in _runs(catalog):
-                    pass
-                found[path.name[: -len(_SUFFIX)]] = catalog
+        found: Dict[str, Catalog] = {}
+        left = _MAX_READ_BYTES
+        for name in self._tree.entries(protocol.CATALOGS):
+            if not name.endswith(SUFFIX) or not is_plain_name(name):
+                continue
+            with contextlib.suppress(OSError, ValueError):  # not one of ours
+                data = self._tree.read(protocol.CATALOGS, name, min(MAX_CATALOG_BYTES, left))
+                left -= len(data)
+                found[name[: -len(SUFFIX)]] = read_catalog(data)
         return found
 
     def _remove_runs(self, keep: Keep) -> None:
-        known = {run["run_id"] for catalog in self._catalogs.values() for run in catalog["runs"]}
-        for folder in _entries(self._volume / protocol.ARCHIVED_RUNS):
-            lost = folder.name not in known and self._now - folder.stat().st_mtime > keep.age_s
-            if lost or folder.name in self.removed:
-                for path in _entries(folder):
-                    path.unlink()
-                folder.rmdir()
+        known = {run.summary.run_id for catalog in self._catalogs.values() for run in catalog.runs}
+        for name in self._tree.entries(protocol.ARCHIVED_RUNS):
+            status = self._tree.status(protocol.ARCHIVED_RUNS, name)
+            if not is_plain_name(name) or not stat.S_ISDIR(status.st_mode):
+                continue  # a link leads to what is none of ours
+            lost = name not in known and self._now - status.st_mtime > keep.age_s
+            if lost or name in self.removed:
+                self._remove_run(name)
+
+    def _remove_run(self, name: str) -> None:
+        """Remove the segments in a run's folder, and the folder where it is empty then."""
+        folder = f"{protocol.ARCHIVED_RUNS}/{name}"
+        for entry in self._tree.entries(folder):
+            if protocol.parse_segment(entry) is not None:
+                self._tree.unlink(folder, entry)
                 self.changed = True
+        with contextlib.suppress(OSError):  # somebody has put something else there
+            self._tree.rmdir(protocol.ARCHIVED_RUNS, name)
+            self.changed = True
 
     def _rewrite_catalogs(self) -> None:
-        for key, catalog in self._catalogs.items():
-            runs = [run for run in catalog["runs"] if run["run_id"] not in self.removed]
-            if key == self._own_key or (runs and len(runs) == len(catalog["runs"])):
+        for key, catalog in self._owned.items():
+            runs = [run.entry for run in catalog.runs if run.summary.run_id not in self.removed]
+            if key == self._own_key or (runs and len(runs) == len(catalog.runs)):
                 continue
-            path = self._volume / protocol.CATALOGS / f"{key}{_SUFFIX}"
+            name = f"{key}{SUFFIX}"
             if runs:
-                self._replace(path, json.dumps({**catalog, "runs": runs}).encode())
+                self._replace(protocol.CATALOGS, name, json.dumps({**catalog.values, "runs": runs}).encode())
             else:
-                path.unlink()
+                self._tree.unlink(protocol.CATALOGS, name)
             self.changed = True
 
     def _remove_packs(self, keep: Keep) -> None:
         """Remove the packs of which no run is left; the own ones may take more, and another living session's too."""
-        kept = [run for catalog in self._catalogs.values() for run in catalog["runs"]]
-        used = {run["packed"][0] for run in kept if run["run_id"] not in self.removed and run.get("packed")}
-        for pack in _entries(self._volume / protocol.PACKS):
-            key = pack.name.rpartition("-")[0]
+        kept = [run for catalog in self._catalogs.values() for run in catalog.runs]
+        used = {run.packed.file for run in kept if run.packed and run.summary.run_id not in self.removed}
+        for name in self._tree.entries(protocol.PACKS):
+            status = self._tree.status(protocol.PACKS, name)
+            key = name.rpartition("-")[0]
             catalog = self._catalogs.get(key)
             if catalog is None:  # perhaps not committed yet
-                gone = self._now - pack.stat().st_mtime > max(keep.age_s, _LONGEST_S)
+                gone = self._now - status.st_mtime > max(keep.age_s, _LONGEST_S)
             else:
-                gone = key != self._own_key and not _lives(catalog, self._now)
-            if gone and pack.name not in used:
-                pack.unlink()
+                gone = key in self._owned and key != self._own_key and not _lives(catalog, self._now)
+            if gone and name not in used and is_plain_name(name) and stat.S_ISREG(status.st_mode):
+                self._tree.unlink(protocol.PACKS, name)
                 self.changed = True
 
 
-def _runs(catalog: Catalog) -> Iterator[_Run]:
-    """The runs of a catalog. Raises KeyError or TypeError for what is none of ours."""
-    for run in catalog["runs"]:
-        size_bytes = sum(run[f"{stream}_bytes"] + 0 for stream in protocol.JOURNAL_STREAMS)
-        yield _Run(run["started_at"] + run["duration_s"], run["run_id"] + "", size_bytes, run["state"] == "ended")
-
-
-def _lives(catalog: Optional[Catalog], now: float) -> bool:
-    if catalog is None or catalog["ended_at"] is not None:
+def _lives(catalog: Catalog, now: float) -> bool:
+    if catalog.ended_at is not None:
         return False
-    return bool(now < catalog["started_at"] + (catalog["timeout_s"] or _LONGEST_S) + _SLACK_S)
-
-
-def _entries(folder: Path) -> List[Path]:
-    try:
-        return [folder / name for name in os.listdir(folder)]  # noqa: PTH208
-    except OSError:
-        return []
+    return now < catalog.started_at + (catalog.timeout_s or _LONGEST_S) + _SLACK_S

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import modal
 
 from skyrl_magic.cloud.errors import mapped
-from skyrl_magic.core.errors import NotFound
+from skyrl_magic.core.errors import NotFound, TooLarge
 from skyrl_magic.core.ports import MountedVolume, VolumeFile
 
 #: The version of the volumes that are made here: ``sync`` commits them.
@@ -72,11 +72,16 @@ class ModalVolume:
                 for entry in self._opened().listdir(folder)
             ]
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, max_bytes: int) -> bytes:
         """A whole file (see ``core.ports.Volume.read``)."""
+        data = bytearray()
         with mapped(f"{path} on volume {self._name}"):
             try:
-                return b"".join(self._opened().read_file(path))
+                for part in self._opened().read_file(path):
+                    data += part
+                    if len(data) > max_bytes:
+                        raise TooLarge(f"{path} on volume {self._name} has more than {max_bytes:,} bytes")
+                return bytes(data)
             except FileNotFoundError as error:
                 raise NotFound(f"there is no {path} on volume {self._name}") from error
 

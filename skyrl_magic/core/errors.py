@@ -67,6 +67,10 @@ class NotFound(BackendError):
     """The backend has no such sandbox, volume or secret."""
 
 
+class TooLarge(BackendError):
+    """A file on a volume has more bytes than were asked for."""
+
+
 class AlreadyExists(BackendError):
     """The backend has one of that name already."""
 

@@ -137,8 +137,8 @@ class Volume(Protocol):
         """What lies in a folder, not below. Raises NotFound, BackendError."""
         ...
 
-    def read(self, path: str) -> bytes:
-        """A whole file. Raises NotFound, BackendError."""
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """A whole file. Raises NotFound, TooLarge where it has more than ``max_bytes``, BackendError."""
         ...
 
 

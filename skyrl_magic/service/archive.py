@@ -10,15 +10,21 @@ import bisect
 import contextlib
 import dataclasses
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from skyrl_magic.core import protocol
-from skyrl_magic.core.errors import NotFound, SessionError
+from skyrl_magic.core.errors import NotFound, SessionError, TooLarge
 from skyrl_magic.core.ports import Volume, VolumeFile
+from skyrl_magic.core.protocol.catalog import (
+    MAX_CATALOG_BYTES,
+    MAX_PACK_BYTES,
+    SUFFIX,
+    CatalogRun,
+    is_plain_name,
+    read_catalog,
+)
 
 #: How many files are read at once.
 _AT_ONCE = 16
@@ -29,7 +35,12 @@ _KEPT_BYTES = 32 << 20
 #: seconds, as in the agent's ``prune``.
 _SLACK_S = 3600.0
 _LONGEST_S = 24 * 3600.0
-_SUFFIX = ".json"
+#: So many catalogs are read, the newest ones, and so much of them in all, in bytes.
+_MAX_CATALOGS = 10_000
+_MAX_READ_BYTES = 256 << 20
+#: No index of ours is larger, in bytes: it has a record for each piece of a stream.
+_MAX_INDEX_BYTES = 64 << 20
+_SEGMENT_MAX_BYTES = protocol.SEGMENT_BYTES * protocol.LARGE_SEGMENT
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class ArchivedRun:
 def archived_runs(volume: Volume) -> list[ArchivedRun]:
     """The runs of every session that wrote to the volume, in no order. Raises BackendError."""
     try:
-        files = volume.list(protocol.CATALOGS)
+        files = _catalogs(volume.list(protocol.CATALOGS))
     except NotFound:
         return []
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="skyrl-catalogs") as pool:
@@ -85,51 +96,43 @@ def archived_runs(volume: Volume) -> list[ArchivedRun]:
         return [run for file, data in zip(files, catalogs, strict=True) for run in _runs(data, file.modified_at)]
 
 
+def _catalogs(files: Sequence[VolumeFile]) -> Sequence[VolumeFile]:
+    """Of what lies with the catalogs those that may be one, as far as they are read."""
+    ours = [
+        file
+        for file in files
+        if file.name.endswith(SUFFIX) and is_plain_name(file.name) and file.size_bytes <= MAX_CATALOG_BYTES
+    ]
+    ours.sort(key=lambda file: file.modified_at, reverse=True)
+    sums = itertools.accumulate(file.size_bytes for file in ours)
+    return [file for file, total in zip(ours[:_MAX_CATALOGS], sums, strict=False) if total <= _MAX_READ_BYTES]
+
+
 def _read(volume: Volume, path: str) -> bytes:
     try:
-        return volume.read(path) if path.endswith(_SUFFIX) else b""
-    except NotFound:  # it was pruned meanwhile
+        return volume.read(path, MAX_CATALOG_BYTES)
+    except (NotFound, TooLarge):  # it was pruned meanwhile, or is none of ours
         return b""
 
 
 def _runs(data: bytes, modified_at: float) -> Iterator[ArchivedRun]:
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        catalog = json.loads(data)
-        ended_at = catalog["ended_at"]
+    with contextlib.suppress(ValueError):
+        catalog = read_catalog(data)
         session = ArchivedSession(
-            name=str(catalog["session"]),
-            owner=str(catalog.get("owner", "")),
-            started_at=float(catalog["started_at"]),
-            timeout_s=float(catalog["timeout_s"]),
-            ended_at=None if ended_at is None else float(ended_at),
-            reason=str(catalog["reason"]),
+            name=catalog.session,
+            owner=catalog.owner,
+            started_at=catalog.started_at,
+            timeout_s=catalog.timeout_s,
+            ended_at=catalog.ended_at,
+            reason=catalog.reason,
             seen_at=modified_at,
         )
-        for entry in catalog["runs"]:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                yield _run(entry, session)
+        yield from (_run(run, session) for run in catalog.runs)
 
 
-def _run(entry: Mapping[str, Any], session: ArchivedSession) -> ArchivedRun:
-    """Raises ValueError, TypeError or KeyError for what is no run."""
-    summary = protocol.RunSummary(
-        run_id=str(entry["run_id"]),
-        state=str(entry["state"]),
-        command=str(entry["command"]),
-        started_at=float(entry["started_at"]),
-        duration_s=float(entry["duration_s"]),
-        exit_code=None if entry["exit_code"] is None else int(entry["exit_code"]),
-        kind=str(entry["kind"]),
-        cancelled=str(entry["cancelled"]),
-        archive_error=str(entry["archive_error"]),
-        notebook=str(entry.get("notebook", "")),
-        stdout_bytes=int(entry["stdout_bytes"]),
-        stderr_bytes=int(entry["stderr_bytes"]),
-        outputs_bytes=int(entry["outputs_bytes"]),
-    )
-    packed = entry["packed"]
-    place = None if packed is None else (str(packed[0]), int(packed[1]), tuple(int(size) for size in packed[2]))
-    return ArchivedRun(summary, session, str(entry["reason"]), place)
+def _run(run: CatalogRun, session: ArchivedSession) -> ArchivedRun:
+    packed = None if run.packed is None else (run.packed.file, run.packed.start, run.packed.sizes)
+    return ArchivedRun(run.summary, session, run.reason, packed)
 
 
 class ArchivedJournal:
@@ -165,6 +168,8 @@ class ArchivedJournal:
     def pieces(self) -> Iterator[tuple[str, int, int]]:
         """Stream, start and end of what is there, in the order in which it was written."""
         reached = dict.fromkeys(protocol.JOURNAL_STREAMS, 0)
+        if self.sizes[protocol.INDEX] > _MAX_INDEX_BYTES:
+            raise SessionError(f"{self._folder} on the volume is damaged: its index is too large")
         index = self.read(protocol.INDEX, 0, self.sizes[protocol.INDEX])
         for stream, _, named_end in protocol.index_records(index):
             end = min(named_end, self.sizes[stream])
@@ -200,13 +205,16 @@ class ArchivedJournal:
                 found[segment] = file.size_bytes
         sizes = dict.fromkeys(protocol.JOURNAL_FILES, 0)
         for (name, start), size_bytes in sorted(found.items()):
-            if start == sizes[name] and size_bytes <= protocol.SEGMENT_BYTES * protocol.LARGE_SEGMENT:
+            if start == sizes[name] and size_bytes <= _SEGMENT_MAX_BYTES:
                 sizes[name] += size_bytes
                 self._segments[name].append(range(start, sizes[name]))
         return sizes
 
     def _unpacked(self, pack: str, start: int, sizes: tuple[int, ...]) -> dict[str, int]:
-        data = self._volume.read(f"{protocol.PACKS}/{pack}") if any(sizes) else b""
+        try:
+            data = self._volume.read(f"{protocol.PACKS}/{pack}", MAX_PACK_BYTES) if any(sizes) else b""
+        except TooLarge:
+            data, sizes = b"", ()
         if len(sizes) != len(protocol.JOURNAL_FILES) or min(sizes, default=0) < 0 or start + sum(sizes) > len(data):
             raise SessionError(f"{protocol.PACKS}/{pack} on the volume is damaged")
         for name, size_bytes in zip(protocol.JOURNAL_FILES, sizes, strict=True):
@@ -230,7 +238,7 @@ class ArchivedJournal:
         key = (name, segment)
         if key not in self._parts:
             path = f"{self._folder}/{protocol.segment_name(name, segment.start)}"
-            self._parts[key] = self._pool.submit(self._volume.read, path)
+            self._parts[key] = self._pool.submit(self._volume.read, path, _SEGMENT_MAX_BYTES)
         self._parts[key] = self._parts.pop(key)  # the newest one
         return self._parts[key]
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import psutil
 import pytest
 
 from skyrl_magic.agent.prune import Keep, Pruning
+from skyrl_magic.agent.volume_tree import VolumeTree
 from skyrl_magic.core import protocol
 from tests.unit.agent.harness import Attached, Gate, Session, until
 
 DAY_S = 24 * 3600.0
 NOW = 1_000_000_000.0
+OWNER = "ann (us-1)"
 
 
 @pytest.fixture(params=[1, 2], ids=["v1", "v2"])
@@ -173,7 +176,9 @@ class Archive:
     def __init__(self, volume: Path) -> None:
         self.volume = volume
 
-    def session(self, key: str, *ages_days: float, ended: bool = True, size_bytes: int = 1000) -> None:
+    def session(
+        self, key: str, *ages_days: float, ended: bool = True, size_bytes: int = 1000, owner: str = OWNER
+    ) -> None:
         """A session with a run of each age; the first is in a pack."""
         oldest_s = max(ages_days) * DAY_S
         listed = []
@@ -190,7 +195,8 @@ class Archive:
         times = {"started_at": NOW - oldest_s, "timeout_s": 3600.0, "ended_at": NOW if ended else None}
         catalog = self.volume / protocol.CATALOGS / f"{key}.json"
         catalog.parent.mkdir(parents=True, exist_ok=True)
-        catalog.write_text(json.dumps({"session": key, "reason": "", "runs": listed, **times}))
+        values = {"session": key, "owner": owner, "reason": "", "runs": listed, **times}
+        catalog.write_text(json.dumps(values))
 
     def put(self, path: str, age_days: float) -> None:
         file = self.volume / path
@@ -202,11 +208,13 @@ class Archive:
     def prune(self, days: float = 14, size_bytes: int = 10**9, own: dict[str, Any] | None = None) -> Pruning:
         own = own or {"started_at": NOW, "timeout_s": 0.0, "ended_at": None, "runs": []}
 
-        def replace(path: Path, data: bytes) -> None:
-            path.write_bytes(data)
+        def replace(folder: str, name: str, data: bytes) -> None:
+            (self.volume / folder / name).write_bytes(data)
 
-        pruning = Pruning(self.volume, "own-1", own, NOW, replace)
-        pruning.prune(Keep(days * DAY_S, size_bytes))
+        own = {"reason": "", "owner": OWNER, **own}
+        with closing(VolumeTree(self.volume)) as tree:
+            pruning = Pruning(tree, "own-1", own, NOW, replace)
+            pruning.prune(Keep(days * DAY_S, size_bytes))
         return pruning
 
     def left(self) -> list[str]:
@@ -284,6 +292,6 @@ def test_what_is_no_catalog_of_ours_is_left_alone(archive: Archive, text: str) -
 def test_pruning_comes_soon_after_the_boot(make_session: Callable[..., Session], tmp_path: Path) -> None:
     left = Archive(tmp_path / "s0" / "data")
     left.session("a-1", 3, 3)
-    session = make_session(keep_runs_days=1.0)
+    session = make_session(keep_runs_days=1.0, about={"owner": OWNER})
     until(lambda: not left.files())
     assert session.process.poll() is None

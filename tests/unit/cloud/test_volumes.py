@@ -9,7 +9,7 @@ import pytest
 
 from skyrl_magic.cloud import volumes
 from skyrl_magic.cloud.volumes import ModalVolume, mounted_volume
-from skyrl_magic.core.errors import BackendError, NotFound
+from skyrl_magic.core.errors import BackendError, NotFound, TooLarge
 from skyrl_magic.core.ports import MountedVolume
 
 
@@ -64,9 +64,11 @@ def test_what_is_committed_is_read(modal_client: modal.Client, name: str, versio
     assert [(file.path, file.is_folder) for file in volume.list("/")] == [("folder", True)]
     (file,) = volume.list("folder")
     assert (file.path, file.name, file.size_bytes, file.is_folder) == ("folder/file", "file", len(content), False)
-    assert volume.read("folder/file") == content
+    assert volume.read("folder/file", len(content)) == content
+    with pytest.raises(TooLarge):
+        volume.read("folder/file", len(content) - 1)
     with pytest.raises(NotFound, match="there is no nothing on volume"):
-        volume.read("nothing")
+        volume.read("nothing", 1)
     with pytest.raises(NotFound):
         volume.list("nowhere")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from skyrl_magic.core.errors import NotFound
+from skyrl_magic.core.errors import NotFound, TooLarge
 from skyrl_magic.core.ports import VolumeFile
 
 
@@ -25,9 +25,13 @@ class FolderVolume:
             for path in found.iterdir()
         ]
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, max_bytes: int) -> bytes:
         self.reads += 1
         try:
-            return (self.folder / path).read_bytes()
+            with (self.folder / path).open("rb") as file:
+                data = file.read(max_bytes + 1)
         except FileNotFoundError:
             raise NotFound(f"there is no {path}") from None
+        if len(data) > max_bytes:
+            raise TooLarge(f"{path} is too large")
+        return data
