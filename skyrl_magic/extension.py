@@ -135,7 +135,19 @@ def _local_backend() -> ModalBackend:
     env[PREFIXES_VARIABLE] = os.pathsep.join((sys.prefix, sys.base_prefix))
     client = server_client(server.url, server.token_id, server.token_secret)
     account = account_key("local", server.token_id)  # its address may change
-    return ModalBackend("local", client, env, ensure=_ensure_server, account=account)
+
+    def ensure() -> ServerAddress:
+        from skyrl_magic.core.errors import BackendError
+
+        found = _ensure_server()
+        if found.url != server.url:
+            raise BackendError(
+                "the local server has another port now, as another program took its old one: restart this notebook's "
+                "kernel, sessions go on"
+            )
+        return found
+
+    return ModalBackend("local", client, env, ensure=ensure, account=account)
 
 
 def _ensure_server() -> ServerAddress:

@@ -24,6 +24,9 @@ FAILED = "failed"
 #: A file that is locked during the start: two starts at once on a small machine time out, because Ray gives its node
 #: a fixed 30 s to come up.
 LOCK_VARIABLE = "SKYRL_RAY_START_LOCK"
+#: No turn is waited for longer, in seconds: who holds that file may be anybody's program in another session. A start
+#: takes 72 s on two busy cores.
+_TURN_S = 180.0
 #: In the environment of all that a start leaves running, so that the next one can end it.
 MARK_VARIABLE = "SKYRL_RAY_STARTED_BY"
 #: What runs find Ray by. It is "auto", as in SkyRL's own script, and no address: with one a driver waits for a cluster
@@ -256,5 +259,10 @@ def _lock() -> contextlib.AbstractContextManager[object]:
     if not path:
         return contextlib.nullcontext()
     file = Path(path).open("ab")  # noqa: SIM115  (the caller's with closes it)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    until_s = time.monotonic() + _TURN_S
+    while time.monotonic() < until_s:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(_LOOK_S)
     return file

@@ -9,6 +9,7 @@ import modal.config
 from modal_proto import api_pb2
 
 from skyrl_magic.cloud.errors import mapped
+from skyrl_magic.cloud.listeners import guard_connections
 from skyrl_magic.cloud.throttling import bound_waiting
 from skyrl_magic.core.errors import AuthError
 
@@ -43,6 +44,7 @@ def account_client() -> modal.Client:
 def server_client(url: str, token_id: str, token_secret: str) -> modal.Client:
     """A client for any server that speaks Modal's protocol, at ``url``; ``close()`` ends it."""
     bound_waiting()
+    guard_connections()
     with mapped(f"the server at {url}"):
         client: modal.Client = modal.Client(url, api_pb2.CLIENT_TYPE_CLIENT, (token_id, token_secret))
         contextlib.ExitStack().enter_context(client)

@@ -11,10 +11,12 @@ import grpclib.exceptions
 import modal.exception
 from modal_proto import api_pb2
 
+from skyrl_magic.cloud.listeners import StrangerError
 from skyrl_magic.core import errors
 
 #: Modal's exception, ours, and what to do next. The first match counts.
 _MAPPING: tuple[tuple[type[BaseException], type[errors.SkyRLMagicError], str], ...] = (
+    (StrangerError, errors.BackendError, "restart this notebook's kernel, sessions go on"),
     (modal.exception.AuthError, errors.AuthError, "`modal setup` makes a token, --backend local needs none"),
     (modal.exception.PermissionDeniedError, errors.AuthError, "ask the workspace's owner, or use another --app"),
     (modal.exception.AlreadyExistsError, errors.AlreadyExists, "choose another name"),

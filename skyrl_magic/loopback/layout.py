@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 
@@ -54,11 +55,14 @@ class Layout:
         """Make the folders, readable by their owner only.
 
         Raises:
-            OSError: The state directory cannot be made.
+            OSError: The state directory cannot be made, or is another user's.
         """
-        for folder in (self.root, self.blobs, self.volumes, self.sandboxes):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.stat().st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, f"another user's folder; {STATE_DIR_VARIABLE} names one", str(self.root))
         self.root.chmod(0o700)
+        for folder in (self.blobs, self.volumes, self.sandboxes):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def default_root() -> Path:

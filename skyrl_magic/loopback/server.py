@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import RecvRequest, listen
-from grpclib.server import Server
 from modal_proto.api_grpc import ModalClientBase
 
 from skyrl_magic.loopback.auth import Auth
@@ -37,6 +36,7 @@ from skyrl_magic.loopback.documents import now, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.router import GRANT, CommandRouter
 from skyrl_magic.loopback.state import ServerState
+from skyrl_magic.loopback.strangers import GuardedServer, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,8 @@ class LoopbackServer:
         self._stopped = asyncio.Event()
         self._end_sandboxes = False
         servicers: list[IServable] = [control_servicer(self.state), CommandRouter(self.state)]
-        self._grpc = Server(servicers, codec=ProtoCodec(), status_details_codec=DetailsCodec())
+        self._grpc = GuardedServer(servicers, codec=ProtoCodec(), status_details_codec=DetailsCodec())
+        self._blobs: asyncio.Server | None = None
         self._blob_runner = web.AppRunner(BlobEndpoint(self.state).application(), access_log=None)
         listen(self._grpc, RecvRequest, self._on_request)
 
@@ -124,7 +125,9 @@ class LoopbackServer:
             await self.state.sandboxes.start()
             await self._grpc.start(sock=sockets[0])
             await self._blob_runner.setup()
-            await web.SockSite(self._blob_runner, sockets[1]).start()
+            blobs = self._blob_runner.server
+            assert blobs is not None  # noqa: S101  (it was set up)
+            self._blobs = await asyncio.get_running_loop().create_server(guarded(blobs), sock=sockets[1])
             self._write_address(grpc_port, blob_port)
             log.info("listening on %s", self.state.grpc_url)
             on_ready()
@@ -151,6 +154,8 @@ class LoopbackServer:
             await self.state.sandboxes.terminate_all()
         await self.state.sandboxes.close()
         await self._grpc.wait_closed()
+        if self._blobs is not None:
+            self._blobs.close()
         await self._blob_runner.cleanup()
 
     async def _wait_until_unused(self) -> None:

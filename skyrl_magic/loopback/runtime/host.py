@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
+import stat
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from skyrl_magic.loopback.runtime import programs
@@ -14,8 +17,6 @@ from skyrl_magic.loopback.runtime import programs
 SYSTEM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys", "/nix")
 #: Devices of a GPU, where the machine has one; the last is WSL2's.
 GPU_DEVICES = ("nvidia*", "dri", "dxg")
-#: The system's folder for such files (FHS 3.0, 5.9).
-LOCK_DIR = Path("/run/lock")
 #: Variables of the machine's network that programs in a sandbox need just as those outside do.
 NETWORK_VARIABLES = (
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
@@ -62,13 +63,33 @@ def network_problem() -> str:
 
 
 def machine_lock() -> Path:
-    """A file that all sandboxes of this user share, to take turns at what this machine cannot do twice at once."""
-    # Not below TMPDIR where it can be helped: the turns are the machine's, whatever a process has there.
-    folder = LOCK_DIR if os.access(LOCK_DIR, os.W_OK) else Path(tempfile.gettempdir())
-    path = folder / f"skyrl_loopback-{os.geteuid()}.lock"
-    # Others may write to the folder too: no link of theirs is followed.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    return path
+    """A file that all sandboxes of this user share, to take turns at what this machine cannot do twice at once.
+
+    It lies in a folder where no other user can make or hold one, and not below TMPDIR or HOME where that can be helped:
+    the turns are the machine's, whatever a process has there.
+
+    Raises:
+        HostError: There is no such folder.
+    """
+    for folder in _lock_folders():
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+                path = folder / "machine.lock"
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+                return path
+    raise HostError("no folder for the local sandboxes' lock can be made: make your home folder writable")
+
+
+def _lock_folders() -> Iterator[Path]:
+    uid = os.geteuid()
+    if uid == 0:
+        yield Path("/run/skyrl_loopback")
+    yield Path(f"/run/user/{uid}/skyrl_loopback")
+    with contextlib.suppress(KeyError):  # a user whom no list has
+        yield Path(pwd.getpwuid(uid).pw_dir, ".cache", "skyrl_magic")
+    yield Path(tempfile.gettempdir(), f"skyrl_loopback-{uid}")
 
 
 def outermost(prefixes: Sequence[Path]) -> list[Path]:

@@ -37,5 +37,14 @@ def _checked(name: str) -> Path:
     resolved = path.resolve()
     if any(resolved.is_relative_to(own) or own.is_relative_to(resolved) for own in _OWN_DIRS):
         raise RootfsError(f"{PREFIXES_VARIABLE}: {name} would hide the sandbox's own files")
-    # Whose they are does not matter: the notebook runs from them already, and the sandbox sees them read-only.
+    # Whose they are does not matter: the notebook runs from them already, and the sandbox sees them read-only. But who
+    # has the token may not have any folder of the machine shown.
+    if not _is_pythons(resolved):
+        raise RootfsError(
+            f"{PREFIXES_VARIABLE}: {name} is no folder of a Python: it has no bin/python3 and lib/python3.*"
+        )
     return path
+
+
+def _is_pythons(folder: Path) -> bool:
+    return (folder / "bin" / "python3").exists() and any(folder.glob("lib/python3.*"))

@@ -69,17 +69,23 @@ def test_interpreter_is_bound_once() -> None:
         ("/", "hide"),
         ("/proc/self", "hide"),
         ("/run", "hide"),
+        ("/etc", "no folder of a Python"),
+        ("/root", "no folder of a Python"),
+        ("/var/lib", "no folder of a Python"),
     ],
 )
 def test_folders_that_are_no_interpreters(name: str, why: str) -> None:
     with pytest.raises(RootfsError, match=why) as failure:
-        interpreter.prefixes({PREFIXES_VARIABLE: f"/usr{os.pathsep}{name}"})
+        interpreter.prefixes({PREFIXES_VARIABLE: f"{sys.base_prefix}{os.pathsep}{name}"})
     assert "\n" not in str(failure.value)
 
 
 def test_folders_of_an_interpreter(tmp_path: Path) -> None:
-    prefixes = interpreter.prefixes({PREFIXES_VARIABLE: f"{tmp_path}{os.pathsep}/usr"})
-    assert prefixes == [tmp_path, Path("/usr")]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").touch()
+    (tmp_path / "lib" / "python3.12").mkdir(parents=True)
+    prefixes = interpreter.prefixes({PREFIXES_VARIABLE: f"{tmp_path}{os.pathsep}{sys.base_prefix}"})
+    assert prefixes == [tmp_path, Path(sys.base_prefix)]
     assert interpreter.prefixes({}) == [Path(sys.prefix), Path(sys.base_prefix)]
 
 
