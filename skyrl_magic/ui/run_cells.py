@@ -10,6 +10,7 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.cell_counts import CellCounts
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
+from skyrl_magic.service.background import BackgroundRun
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.find_run import Found
 from skyrl_magic.service.interrupts import Interrupts, wait_until_set
@@ -121,18 +122,19 @@ class RunCells:
         request = dataclasses.replace(request, start=start)
         followed = handle.background if handle is not None and not handle.done else None
         also = None if handle is None else handle.sink
-        with Interrupts(self._kernel_end.wait) as interrupts:
-            begin = dict(zip(protocol.JOURNAL_STREAMS, start, strict=True))
-            sink = CellSink(run_id, self._outputs, interrupts, begin, also)
-            sink.joined(session, request, keeps_value=False)
+        outcome: Outcome | None = None
+        try:
+            with Interrupts(self._kernel_end.wait) as interrupts:
+                begin = dict(zip(protocol.JOURNAL_STREAMS, start, strict=True))
+                sink = CellSink(run_id, self._outputs, interrupts, begin, also)
+                sink.joined(session, request, keeps_value=False)
+                if followed is not None:
+                    followed.leave()
+                watch = self._runs.attach(session, request, run_id, interrupts)
+                outcome = self._follow(session, request, watch, sink, interrupts)
+        finally:
             if followed is not None:
-                followed.leave()
-            watch = self._runs.attach(session, request, run_id, interrupts)
-            outcome = self._follow(session, request, watch, sink, interrupts)
-        if followed is not None and isinstance(outcome.error, RunLeft):
-            followed.attach(run_id)
-        elif followed is not None:
-            followed.finish(outcome.result, outcome.error)
+                _hand_back(followed, run_id, outcome)
         if outcome.error is None:
             note(f"run {run_id} has ended")
         return outcome
@@ -228,6 +230,17 @@ class RunCells:
         if known is not None:
             return known
         return shown_by(run, self._notebook.key)
+
+
+def _hand_back(followed: BackgroundRun, run_id: str, outcome: Outcome | None) -> None:
+    """Let a run's handle know its end, or follow it again: also where the cell was cut short (no outcome)."""
+    if outcome is not None and not isinstance(outcome.error, RunLeft):
+        followed.finish(outcome.result, outcome.error)
+        return
+    try:
+        followed.attach(run_id)
+    except SkyRLMagicError as error:
+        followed.finish(None, error)
 
 
 def _begin_unless_ending(session: Session, begin: Callable[[Session], T]) -> T:

@@ -228,6 +228,24 @@ def test_detached_from_a_background_run_its_handle_follows_again(kernel: Kernel)
     assert kernel.run("run.wait(60).exit_code, got").result == "(0, 'up\\ndown\\n')"
 
 
+def test_an_attach_that_is_cut_short_leaves_the_run_to_its_handle(kernel: Kernel) -> None:
+    kernel.run("%%skyrl_modal --bg --out got\n" + WAITING.format(name="cut"))
+    run_id = run_id_of(kernel)
+    # Stop, in the moment in which nobody follows the run.
+    code = """
+run = _
+runs = get_ipython().skyrl_magic.cells._run_cells._runs
+def stop(*_):
+    del runs.attach
+    raise KeyboardInterrupt
+runs.attach = stop
+"""
+    assert kernel.run(code).status == "ok"
+    assert "KeyboardInterrupt" in "".join(kernel.run(f"%skyrl_attach {run_id}").error)
+    open_gate(kernel, "cut")
+    assert kernel.run("run.wait(60).exit_code, got").result == "(0, 'up\\ndown\\n')"
+
+
 def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, restarted: Kernel) -> None:
     detached(kernel, "%%skyrl_modal\n" + WAITING.format(name="eight"), "up")
     run_id = run_id_of(kernel)

@@ -174,8 +174,7 @@ def test_a_checkout_of_50_000_files(odd_kernel: Kernel) -> None:
         os.close(os.open(many / str(number), os.O_CREAT | os.O_WRONLY, 0o644))
     cell = odd_kernel.run("%%skyrl_modal\nls many | wc -l")
     assert (cell.out, cell.error) == ("50000\n", [])
-    assert cell.notes == [
-        "sending 50,000 files with 0 MB that changed in the checkout; .skyrlignore leaves folders out"
-    ]
+    # On a busy machine it takes so long that the connection is said to be lost meanwhile, and back.
+    assert "sending 50,000 files with 0 MB that changed in the checkout; .skyrlignore leaves folders out" in cell.notes
     (odd_kernel.folder / ".skyrlignore").write_text("many/\n")
     assert odd_kernel.run("%%skyrl_modal\nls many 2>&1 | wc -l").out == "1\n"

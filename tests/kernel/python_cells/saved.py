@@ -27,7 +27,7 @@ _VARIABLE = (
     # The container's home is /root: IPython writes ~ for it.
     (re.compile(r"/root/"), "~/"),
 )
-_TIMING = re.compile(r"[\d.:]+ ?(ns|[μµ]s|us|ms|s|min)\b")
+_TIMING = re.compile(r"[\d.:]+(?:e\+\d+)? ?(ns|[μµ]s|us|ms|s|min)\b")
 _MESSAGE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8,}\w*|[0-9a-f-]{36}_\d+_\d+")
 
 
