@@ -230,10 +230,10 @@ def test_detached_from_a_background_run_its_handle_follows_again(kernel: Kernel)
 
 def test_an_attach_that_is_cut_short_leaves_the_run_to_its_handle(kernel: Kernel) -> None:
     kernel.run("%%skyrl_modal --bg --out got\n" + WAITING.format(name="cut"))
+    kernel.run("run = _")
     run_id = run_id_of(kernel)
     # Stop, in the moment in which nobody follows the run.
     code = """
-run = _
 runs = get_ipython().skyrl_magic.cells._run_cells._runs
 def stop(*_):
     del runs.attach
@@ -243,7 +243,8 @@ runs.attach = stop
     assert kernel.run(code).status == "ok"
     assert "KeyboardInterrupt" in "".join(kernel.run(f"%skyrl_attach {run_id}").error)
     open_gate(kernel, "cut")
-    assert kernel.run("run.wait(60).exit_code, got").result == "(0, 'up\\ndown\\n')"
+    cell = kernel.run("run.wait(60).exit_code, got")
+    assert cell.result == "(0, 'up\\ndown\\n')", cell.error
 
 
 def test_the_next_kernel_is_told_of_the_run_and_goes_on_with_it(kernel: Kernel, restarted: Kernel) -> None:
