@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-import re
 import stat
 import time
 from collections import Counter
@@ -14,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pathspec
-
 from skyrl_magic.core import contract
 from skyrl_magic.core.errors import CheckoutError, reason_of
 from skyrl_magic.core.protocol import CHUNK_BYTES
 from skyrl_magic.service.changes import ChangeWatch
+from skyrl_magic.service.ignore import MAX_BYTES, Ignore
+from skyrl_magic.service.small_files import read_small
+from skyrl_magic.service.tree_walk import GONE, TreeWalk, open_beneath
 
 #: An entry of a manifest, as in ``core.protocol.CheckoutState``: a file, a symlink or an empty directory.
 Entry = tuple[str, int, str, int] | tuple[str, str] | tuple[str, int]
@@ -31,8 +29,6 @@ MANY_FILES = 20_000
 #: A file changed so shortly before it was hashed may change again within the file system's time stamp, unseen.
 _RACY_NS = 2_000_000_000
 _READ_TRIES = 5
-#: What a path raises that was deleted, or became something else, since it was listed.
-GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 _Signature = tuple[int, int, int, int, int]
 _Known = tuple[_Signature, str]
@@ -97,6 +93,8 @@ class Scan:
     manifest: Manifest
     size_bytes: int = 0
     unreadable: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
+    """Sockets, pipes and devices, which do not travel."""
 
 
 class CheckoutReader:
@@ -125,7 +123,8 @@ class CheckoutReader:
         Where the kernel says that nothing has changed, the scan before is returned: the same object.
 
         Raises:
-            CheckoutError: the folder is gone, or a file keeps changing while it is read.
+            CheckoutError: the folder is gone, a file keeps changing while it is read, ``.skyrlignore`` is wrong, or
+                there is more than ``service.tree_walk`` takes.
         """
         if self._changes is not None:
             if self._last is not None and self._changes.quiet():
@@ -135,14 +134,16 @@ class CheckoutReader:
         hashes: dict[str, _Known] = {}
         if not self.checkout.root.is_dir():
             raise CheckoutError(f"the checkout {self.checkout.root} is gone")
-        ignore = self._ignore_spec()
-        for path, info, target in self._walk(str(self.checkout.root), "", ignore, result):
+        walk = TreeWalk(self.checkout.root, self._ignore(), self._changes)
+        for path, info, target in walk.entries():
             if target is not None:
                 result.manifest[path] = ("l", target)
             elif stat.S_ISDIR(info.st_mode):
                 result.manifest[path] = ("d", stat.S_IMODE(info.st_mode))
             else:
                 self._file(path, info, hashes, result)
+        result.unreadable += walk.unreadable
+        result.special = walk.special
         self._hashes = hashes
         self._last = result
         return result
@@ -182,7 +183,7 @@ class CheckoutReader:
     def _parts(self, path: str) -> Iterator[bytes | _Known]:
         """As :meth:`read`, with the file's signature and hash at the end."""
         for _ in range(_READ_TRIES):
-            with (self.checkout.root / path).open("rb") as file:
+            with open_beneath(self.checkout.root, path) as file:
                 before = _signature(os.fstat(file.fileno()))
                 digest = hashlib.sha256()
                 left_bytes = before[0]  # no more: a file that grows as fast as it is read has no end
@@ -199,64 +200,13 @@ class CheckoutReader:
             f"{path} changes all the time while it is read: close its writer, or put it in .skyrlignore"
         )
 
-    def _ignore_spec(self) -> pathspec.GitIgnoreSpec | None:
+    def _ignore(self) -> Ignore | None:
         try:
-            text = (self.checkout.root / contract.IGNORE_FILE).read_text(encoding="utf-8")
-            return pathspec.GitIgnoreSpec.from_lines(text.splitlines())
+            return Ignore(read_small(self.checkout.root / contract.IGNORE_FILE, MAX_BYTES).decode("utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, re.error) as error:  # pathspec lets the last one through
+        except (OSError, ValueError) as error:
             raise CheckoutError(f"{contract.IGNORE_FILE} cannot be read: {reason_of(error)}") from None
-
-    def _walk(
-        self, folder: str, prefix: str, ignore: pathspec.GitIgnoreSpec | None, result: Scan
-    ) -> Iterator[tuple[str, os.stat_result, str | None]]:
-        """Yield path, stat and symlink target of what is kept: files, symlinks, and directories that are empty."""
-        if self._changes is not None:
-            self._changes.add(folder)
-        try:
-            entries = list(os.scandir(folder))
-        except GONE:
-            return
-        except OSError:
-            result.unreadable.append(prefix.rstrip("/") or ".")
-            return
-        kept = False
-        for entry in entries:
-            path = prefix + entry.name
-            is_dir = entry.is_dir(follow_symlinks=False)
-            if _ignored(entry.name) or (ignore is not None and ignore.match_file(path + "/" * is_dir)):
-                continue
-            if is_dir:
-                kept = True
-                yield from self._walk(entry.path, path + "/", ignore, result)
-                continue
-            found = _look(entry, path, result)
-            if found is not None:
-                kept = True
-                yield path, *found
-        if not kept and prefix:
-            with contextlib.suppress(*GONE):
-                yield prefix.rstrip("/"), Path(folder).stat(), None
-
-
-def _look(entry: os.DirEntry[str], path: str, result: Scan) -> tuple[os.stat_result, str | None] | None:
-    """The stat and the target of a file or a symlink; None for sockets, FIFOs, devices and what is gone."""
-    try:
-        info = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(info.st_mode):
-            return info, os.readlink(entry.path)  # noqa: PTH115 - a Path would drop a "/" at the target's end
-    except GONE:
-        return None
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # it was a symlink, and is none any more
-            result.unreadable.append(path)
-        return None
-    return (info, None) if stat.S_ISREG(info.st_mode) else None
-
-
-def _ignored(name: str) -> bool:
-    return name in contract.IGNORED_NAMES or name.endswith(contract.IGNORED_SUFFIXES)
 
 
 def _signature(info: os.stat_result) -> _Signature:

@@ -209,9 +209,8 @@ class RunService:
             ),
             (lambda paths: sink.note(secrets_text(paths))) if leaves else None,
         )
-        if sent.unreadable:
-            left_out = f"{len(sent.unreadable)} of the checkout's files cannot be read and were left out"
-            sink.note(f"{left_out}: {sent.unreadable[0]}")
+        for text in sent.notes:
+            sink.note(text)
         return sync.generation
 
 

@@ -10,8 +10,9 @@ from skyrl_magic.core import contract, protocol
 from skyrl_magic.core.errors import CheckoutError
 from skyrl_magic.core.secret_files import secret_files
 from skyrl_magic.service.channel import Channel
-from skyrl_magic.service.checkout import GONE, CheckoutReader, Entry, Manifest, Scan
+from skyrl_magic.service.checkout import CheckoutReader, Entry, Manifest, Scan
 from skyrl_magic.service.connection import Refused
+from skyrl_magic.service.tree_walk import GONE
 
 #: The agent's word for a generation that is not its own.
 STALE = "stale"
@@ -36,6 +37,18 @@ class Sent:
     removed: int = 0
     unreadable: list[str] = field(default_factory=list)
     """Files that were left out; each is named once."""
+    special: list[str] = field(default_factory=list)
+    """Sockets, pipes and devices, which were left out too; each is named once."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said of what was left out, in a line each."""
+        reasons = (("cannot be read", self.unreadable), ("are sockets, pipes or devices", self.special))
+        return [
+            f"{len(paths)} of the checkout's files {reason} and were left out: {paths[0]}"
+            for reason, paths in reasons
+            if paths
+        ]
 
 
 class _Batch:
@@ -115,7 +128,8 @@ class CheckoutSync:
                     continue
                 raise CheckoutError(f"the session refused the checkout's change: {refused}") from None
             sent.unreadable = [path for path in scan.unreadable if path not in self._named]
-            self._named.update(sent.unreadable)
+            sent.special = [path for path in scan.special if path not in self._named]
+            self._named.update(sent.unreadable, sent.special)
             self._sent = scan
             return sent
         raise CheckoutError("another notebook keeps changing this session's checkout: run the cell again")

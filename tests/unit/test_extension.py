@@ -127,7 +127,7 @@ LOADED = (
 def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
     code = LOADED + (
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "heavy = {'modal', 'modal_proto', 'grpclib', 'aiohttp', 'ipywidgets', 'google', 'pathspec', 'asyncio'}\n"
+        "heavy = {'modal', 'modal_proto', 'grpclib', 'aiohttp', 'ipywidgets', 'google', 'asyncio'}\n"
         "print(sorted(new & heavy), threading.active_count())\n"
         "shell.history_manager.end_session()\n"
     )
