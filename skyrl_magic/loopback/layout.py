@@ -47,6 +47,11 @@ class Layout:
         """One folder for each sandbox, kept by the runtime."""
         return self.root / "sandboxes"
 
+    @property
+    def etc(self) -> Path:
+        """What sandboxes see as /etc, one folder for each state of the machine's own."""
+        return self.root / "etc"
+
     def table(self, name: str) -> Path:
         """The JSON document that holds all objects of one kind."""
         return self.root / f"{name}.json"

@@ -14,9 +14,9 @@ def processes_of(server: ServerAddress, word: str) -> list[psutil.Process]:
     """The agent's processes of this kind (``attach``, ``supervise``) in the sandboxes of this server alone."""
     keepers = [p for p in psutil.process_iter(["cmdline"]) if _keeps(p.info["cmdline"] or [""], server)]
     found = {child for keeper in keepers for child in keeper.children(recursive=True)}
-    # An exec's process is the server's own child, by nsenter.
+    # An exec's process is a grandchild of the server: its child stays outside of the sandbox's process namespace.
     found |= set(psutil.Process(server.pid).children(recursive=True))
-    return [p for p in found if {"/opt/skyrl_magic/agent.pyz", word} <= _words(p) and "nsenter" not in _words(p)]
+    return [p for p in found if {"/opt/skyrl_magic/agent.pyz", word} <= _words(p) and len(_pids(p)) > 1]
 
 
 def supervisors_of(server: ServerAddress) -> list[psutil.Process]:
@@ -28,14 +28,22 @@ def supervisors_of(server: ServerAddress) -> list[psutil.Process]:
 
 def _inner_pid(process: psutil.Process) -> int:
     """Its id in its sandbox."""
-    status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
-    return next(int(line.split()[-1]) for line in status.splitlines() if line.startswith("NSpid:"))
+    return _pids(process)[-1]
+
+
+def _pids(process: psutil.Process) -> list[int]:
+    """Its ids, in the machine first and in its sandbox last; none where it has just ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/status").read_text("utf-8").splitlines():
+            if line.startswith("NSpid:"):
+                return [int(word) for word in line.split()[1:]]
+    return [0]
 
 
 def _words(process: psutil.Process) -> set[str]:
     """Its command's words; none where it has just ended, as the cells' short sleeps do."""
     with suppress(psutil.NoSuchProcess):
-        return {Path(word).name if word.endswith("nsenter") else word for word in process.cmdline()}
+        return set(process.cmdline())
     return set()
 
 

@@ -21,6 +21,30 @@ class ContainerError(Exception):
     """The container could not be started; ``str()`` says why."""
 
 
+class _Maps:
+    """The users and groups of root's user namespace: all that there are, under their own numbers.
+
+    bubblewrap maps one user alone, so it waits until they are written here.
+    """
+
+    def __init__(self) -> None:
+        block_read, self._go = os.pipe()
+        info = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # it insists on one
+        self.theirs = (block_read, info)
+        self.options = ("--userns-block-fd", str(block_read), "--info-fd", str(info))
+
+    def write(self, pid: int) -> None:
+        """Write them for the process, and let bubblewrap go on."""
+        try:
+            for name in ("uid_map", "gid_map"):
+                rows = [line.split() for line in Path("/proc/self", name).read_text("ascii").splitlines()]
+                text = "".join(f"{first} {first} {count}\n" for first, _, count in rows)
+                Path("/proc", str(pid), name).write_text(text, "ascii")
+            os.write(self._go, b"go")
+        finally:
+            os.close(self._go)
+
+
 class Container:
     """A started container. Its script says when its root is ready, and waits for ``go``: see ``rootfs``."""
 
@@ -41,17 +65,20 @@ class Container:
         self._slirp: subprocess.Popen[bytes] | None = None
         self._slirp_exit = -1
         status_read, status_write = os.pipe()
+        # Anybody but root maps his own number alone, which bubblewrap does itself.
+        maps = _Maps() if os.geteuid() == 0 else None
         self.stdout, stdout_write = os.pipe()
         self.stderr, stderr_write = os.pipe()
         stdin_read = self._open_stdin(stdin)
         arguments = os.memfd_create("arguments", 0)
         os.write(arguments, b"".join(os.fsencode(word) + b"\0" for word in options))
         os.lseek(arguments, 0, os.SEEK_SET)
-        descriptors = (status_write, arguments)
+        descriptors = (status_write, arguments, *(maps.theirs if maps else ()))
         self._bwrap = subprocess.Popen(
             [
                 programs.find("bwrap") or "bwrap",
-                *("--json-status-fd", str(status_write), "--args", str(arguments)),
+                *("--json-status-fd", str(status_write), *(maps.options if maps else ())),
+                *("--args", str(arguments)),
                 *("--", *command),
             ],
             stdin=stdin_read,
@@ -75,6 +102,16 @@ class Container:
             """Readable when every process of the container is gone."""
         except ProcessLookupError:  # over already, and bubblewrap with it
             self.gone = os.dup(self.exited)
+        if maps is not None:
+            self._write_maps(maps)
+
+    def _write_maps(self, maps: _Maps) -> None:
+        try:
+            maps.write(self.child_pid)
+        except OSError as error:
+            self.kill(signal.SIGKILL)
+            self._bwrap.kill()
+            raise ContainerError(explain(f"bwrap: setting up uid map: {error.strerror}")) from None
 
     def _open_stdin(self, path: Path) -> int:
         os.mkfifo(path, 0o600)
@@ -164,6 +201,7 @@ class Container:
 def explain(words: str) -> str:
     """The last line of bubblewrap, and what to do where that is known."""
     if "uid map" in words or "namespace" in words:
-        advice = "this machine does not allow its users namespaces: allow them, or start the notebook as root"
+        other = "use --backend modal" if os.geteuid() == 0 else "start the notebook as root"
+        advice = f"this machine does not allow its users namespaces: allow them, or {other}"
         return f"{words} ({advice})"
     return words

@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from skyrl_magic.loopback.runtime import children, host, programs
+from skyrl_magic.loopback.runtime.host import EnterCommand
 from skyrl_magic.loopback.runtime.input import StdinWriter
 from skyrl_magic.loopback.runtime.output import PipeReader, output_pipe
 
-#: Goes to the directory that is the first word, and becomes the command that is the others.
-EXEC_SCRIPT = 'cd -- "$1" && shift && exec "$@"'
+#: Goes to the directory that is the first word and becomes the command that is the others, in a child: this shell stays
+#: outside of the sandbox's process namespace (``host.enter_command``). It waits, and says nothing of a signal itself.
+EXEC_SCRIPT = 'exec 3>&2 2>/dev/null; (exec 2>&3 3>&-; cd -- "$1" && shift && exec "$@"); exit $?'
 #: After a command's end, output that was delivered can be read again for this long, in seconds.
 REPLAY_AFTER_EXIT_S = 60.0
 
@@ -70,7 +72,7 @@ class ExecProcess:
         timer = None if request.timeout_s is None else loop.call_later(request.timeout_s, self.kill)
         self.exit.add_done_callback(lambda _: self._on_exit(timer))
 
-    def _start_with_pipes(self, request: ExecRequest, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start_with_pipes(self, request: ExecRequest, command: EnterCommand) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as theirs:
             stdin_read, stdin_write = os.pipe()
             theirs.callback(os.close, stdin_read)
@@ -87,7 +89,8 @@ class ExecProcess:
                 self.stderr = PipeReader(read_end)
             self.stdin = StdinWriter(stdin_write)
             return subprocess.Popen(
-                command,
+                command.words,
+                executable=command.program,
                 stdin=stdin_read,
                 stdout=stdout,
                 stderr=stderr,
@@ -97,14 +100,14 @@ class ExecProcess:
             )
 
     def _start_in_terminal(
-        self, request: ExecRequest, terminal: Terminal, command: Sequence[str], child_pid: int
+        self, request: ExecRequest, terminal: Terminal, command: EnterCommand, child_pid: int
     ) -> subprocess.Popen[bytes]:
         main, side = _open_terminal(child_pid, terminal)
         self.stdout = PipeReader(main)
         self.stdin = StdinWriter(os.dup(main), terminal=True)
         try:
             return subprocess.Popen(
-                [programs.find("setsid") or "setsid", "--ctty", *command],
+                [programs.find("setsid") or "setsid", "--ctty", command.program, *command.words[1:]],
                 stdin=side,
                 stdout=side,
                 stderr=side,
@@ -138,11 +141,13 @@ class ExecProcess:
                 reader.buffer.forget()
 
 
-def _command(request: ExecRequest, child_pid: int) -> list[str]:
+def _command(request: ExecRequest, child_pid: int) -> EnterCommand:
     # Our own helpers must not be loaded with the command's libraries.
     loader = [f"{name}={value}" for name, value in request.env.items() if name.startswith("LD_")]
     words = ["/usr/bin/env", *loader, *request.arguments] if loader else list(request.arguments)
-    return [*host.enter_command(child_pid), "/bin/sh", "-c", EXEC_SCRIPT, "sh", request.workdir, *words]
+    enter = host.enter_command(child_pid)
+    inside = ["/bin/sh", "-c", EXEC_SCRIPT, "sh", request.workdir, *words]
+    return dataclasses.replace(enter, words=[*enter.words, *inside])
 
 
 def _open_terminal(child_pid: int, terminal: Terminal) -> tuple[int, int]:

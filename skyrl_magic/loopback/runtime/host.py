@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
+import functools
 import os
 import pwd
 import stat
@@ -11,12 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from skyrl_magic.loopback.runtime import programs
+from skyrl_magic.loopback.runtime import kernel_files, programs
 
 #: Directories of the system that every sandbox sees, read-only.
 SYSTEM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys", "/nix")
 #: Devices of a GPU, where the machine has one; the last is WSL2's.
 GPU_DEVICES = ("nvidia*", "dri", "dxg")
+#: ``MFD_EXEC`` of memfd_create(2), which Python does not name.
+_MFD_EXEC = 0x10
 #: Variables of the machine's network that programs in a sandbox need just as those outside do.
 NETWORK_VARIABLES = (
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
@@ -24,10 +29,13 @@ NETWORK_VARIABLES = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"),
     *("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"),
 )
-#: What root in a sandbox may do: Docker's default set without device nodes, plus reading its own processes.
+#: The programs by which an exec gets into its sandbox, one after the other.
+_ENTERING = ("nsenter", "setpriv")
+#: What root in a sandbox may do, within the sandbox's user namespace: Docker's default set without device nodes and
+#: capabilities of files. Nothing that mounts, traces what is entering, or sets up the network.
 CAPABILITIES = (
     *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
-    *("net_bind_service", "net_raw", "sys_chroot", "sys_ptrace", "audit_write", "setfcap"),
+    *("net_bind_service", "net_raw", "sys_chroot", "audit_write"),
 )
 
 
@@ -43,14 +51,10 @@ def require_programs() -> None:
     """
     if sys.platform != "linux":
         raise HostError("the local backend needs Linux: use WSL2 or a Linux machine, or --backend modal")
-    for program, package in (("bwrap", "bubblewrap"), ("nsenter", "util-linux"), ("setpriv", "util-linux")):
+    for program in ("bwrap", *_ENTERING):
         if programs.find(program) is None:
+            package = "bubblewrap" if program == "bwrap" else "util-linux"
             raise HostError(f"the local backend needs {program}: sudo apt-get install {package}")
-
-
-def is_root() -> bool:
-    """Whether sandboxes run with root's rights, and not in a user namespace."""
-    return os.geteuid() == 0
 
 
 def network_problem() -> str:
@@ -108,20 +112,23 @@ def system_env() -> dict[str, str]:
     return {**env, "HOME": "/root", "LANG": "C.UTF-8", "PATH": programs.SYSTEM_PATH}
 
 
-def binds(prefixes: Sequence[Path]) -> list[str]:
+def binds(prefixes: Sequence[Path], etc: Path) -> list[str]:
     """Bubblewrap's arguments for the parts of the machine that a sandbox sees, in the order they are mounted.
 
     Args:
         prefixes: Folders of the sandbox's Python.
+        etc: What stands for the machine's ``/etc``.
     """
     arguments: list[str] = []
     for name in SYSTEM_DIRS:
         folder = Path(name)
-        if folder.is_symlink():
+        if name == "/etc":
+            arguments += ["--ro-bind", str(etc), name]
+        elif folder.is_symlink():
             arguments += ["--symlink", str(folder.readlink()), name]
         elif folder.is_dir():
             arguments += ["--ro-bind", name, name]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--proc", "/proc", "--dev", "/dev", *kernel_files.options()]
     for pattern in GPU_DEVICES:
         for device in sorted(Path("/dev").glob(pattern)):
             arguments += ["--dev-bind", str(device), str(device)]
@@ -133,30 +140,59 @@ def binds(prefixes: Sequence[Path]) -> list[str]:
 def namespace_arguments() -> list[str]:
     """Bubblewrap's arguments for the namespaces and the rights in them.
 
-    ``--as-pid-1``: else bubblewrap's own reaper outlives the main process, and with it everything else. Never
+    A user namespace, also for root: a right in it is none over the machine. Root's ids are those of the machine there
+    (``container`` writes the maps), so that it sees and owns the same files; anybody else is root there and nobody
+    else. ``--as-pid-1``: else bubblewrap's own reaper outlives the main process, and with it everything else. Never
     ``--die-with-parent``: a sandbox outlives whoever started it.
     """
-    arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--as-pid-1", "--new-session"]
-    if not is_root():
-        return [*arguments, "--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL"]
-    arguments += ["--cap-drop", "ALL"]
+    arguments = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    arguments += ["--as-pid-1", "--new-session", "--cap-drop", "ALL"]
     for name in CAPABILITIES:
         arguments += ["--cap-add", f"CAP_{name.upper()}"]
-    return arguments
+    return arguments if os.geteuid() == 0 else [*arguments, "--uid", "0", "--gid", "0"]
 
 
-def enter_command(child_pid: int) -> list[str]:
-    """The words in front of a command that runs it in the sandbox whose first process is ``child_pid``."""
-    enter = [programs.find("nsenter") or "nsenter", "--target", str(child_pid)]
-    if not is_root():
-        enter += ["--user", "--preserve-credentials"]
-    enter += ["--mount", "--uts", "--ipc", "--net", "--pid", "--"]
-    if is_root():
-        allowed = ",".join(f"+{name}" for name in CAPABILITIES)
-        # The sandbox sees it by its real name only: a folder on PATH may be hidden in there.
-        setpriv = Path(programs.find("setpriv") or "/usr/bin/setpriv").resolve()
-        enter += [str(setpriv), f"--bounding-set=-all,{allowed}", "--inh-caps=-all"]
-    return enter
+@dataclasses.dataclass(frozen=True)
+class EnterCommand:
+    """How to get into a sandbox."""
+
+    program: str
+    """The file to run in place of the first word."""
+    words: list[str]
+    """What stands in front of the command that is to run inside."""
+
+
+def enter_command(child_pid: int) -> EnterCommand:
+    """What runs a command in the sandbox whose first process is ``child_pid``.
+
+    Nobody in there ever sees a process that can do more than itself, or a program of the machine that could be opened
+    for writing by ``/proc/PID/exe``: ``nsenter`` runs from a sealed copy, enters without a fork, so that its own
+    process stays out of the sandbox's process namespace, and becomes ``setpriv``, which gives up all rights but the
+    sandbox's. The command that follows stays outside as well; its children are inside.
+    """
+    nsenter, setpriv = (str(Path(programs.find(name) or name).resolve()) for name in _ENTERING)
+    words = [nsenter, "--target", str(child_pid), "--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--no-fork"]
+    if os.geteuid() != 0:
+        words.append("--preserve-credentials")  # its groups cannot be changed
+    allowed = ",".join(f"+{name}" for name in CAPABILITIES)
+    # The sandbox sees it by its real name only: a folder on PATH may be hidden in there.
+    words += ["--", setpriv, f"--bounding-set=-all,{allowed}", "--inh-caps=-all", "--"]
+    return EnterCommand(f"/proc/{os.getpid()}/fd/{_sealed(nsenter)}", words)
+
+
+@functools.cache
+def _sealed(program: str) -> int:
+    """A descriptor of a copy of the program in memory that nobody can change any more."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        descriptor = os.memfd_create("program", flags | _MFD_EXEC)
+    except OSError:  # before Linux 6.3, where every such file can be run
+        descriptor = os.memfd_create("program", flags)
+    with open(descriptor, "wb", closefd=False) as copy:
+        copy.write(Path(program).read_bytes())
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
 
 
 def resolv_conf_target() -> Path:

@@ -110,9 +110,19 @@ def command(workdir: str, arguments: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", MAIN_SCRIPT, "sh", workdir, *arguments]
 
 
-def options(folder: Folder, env: dict[str, str], volumes: Sequence[VolumeMount], prefixes: Sequence[Path]) -> list[str]:
-    """Bubblewrap's options for a root that :func:`build` made; ``prefixes`` are the folders of its Python."""
-    words = [*host.namespace_arguments(), "--bind", str(folder.rootfs), "/", *host.binds(prefixes)]
+def options(
+    folder: Folder, env: dict[str, str], volumes: Sequence[VolumeMount], prefixes: Sequence[Path], etc: Path
+) -> list[str]:
+    """Bubblewrap's options for a root that :func:`build` made.
+
+    Args:
+        folder: the sandbox's.
+        env: the environment of every process.
+        volumes: what is mounted, and where.
+        prefixes: the folders of its Python.
+        etc: what stands for the machine's ``/etc``.
+    """
+    words = [*host.namespace_arguments(), "--bind", str(folder.rootfs), "/", *host.binds(prefixes, etc)]
     words += _resolver(folder)
     words += ["--bind", str(folder.control), CONTROL_DIR]
     words += ["--bind", str(host.machine_lock()), MACHINE_LOCK]

@@ -20,7 +20,7 @@ from typing import Any
 from skyrl_magic.loopback.documents import new_id, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.pretend import LOOK_S, Machine, Pretend
-from skyrl_magic.loopback.runtime import host, interpreter, link, processes, rootfs
+from skyrl_magic.loopback.runtime import host, interpreter, link, processes, rootfs, shown_etc
 from skyrl_magic.loopback.runtime.host import HostError
 from skyrl_magic.loopback.runtime.mounted import MountedVolumes, leave_end, remove_living, remove_tree
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
@@ -99,6 +99,8 @@ class SandboxRuntime:
                 log.error("the sandbox in %s cannot be read: removing it", folder.path, exc_info=outcome)
                 await asyncio.to_thread(_end_processes, folder)
                 await asyncio.to_thread(remove_tree, folder.path)
+        if self.alive_count() == 0:  # else one of them may be in use
+            await asyncio.to_thread(remove_tree, self._layout.etc)
 
     async def close(self) -> None:
         """Hang up. Living sandboxes go on."""
@@ -202,8 +204,8 @@ class SandboxRuntime:
             sandbox.mark_ended(SandboxExit(1, "broken", request.broken, time.time()))
             return
         try:
-            await asyncio.to_thread(self._prepare, sandbox, request)
-            spec = self._spec(sandbox, request, prefixes)
+            etc = await asyncio.to_thread(self._prepare, sandbox, request)
+            spec = self._spec(sandbox, request, prefixes, etc)
             await sandbox.attach(await link.spawn(sandbox.folder, spec))
         except BaseException:
             sandbox.begun.set()
@@ -254,7 +256,8 @@ class SandboxRuntime:
         env |= {"MODAL_SANDBOX_ID": sandbox_id, "MODAL_TASK_ID": task_id}
         return Sandbox(Folder(self._layout.sandboxes / sandbox_id), meta, env)
 
-    def _prepare(self, sandbox: Sandbox, request: SandboxRequest) -> None:
+    def _prepare(self, sandbox: Sandbox, request: SandboxRequest) -> Path:
+        """Make its files; return what it sees as /etc."""
         folder = sandbox.folder
         folder.path.mkdir(mode=0o700)
         rootfs.build(folder, request.files, [sandbox.meta.workdir])
@@ -263,13 +266,14 @@ class SandboxRuntime:
         MountedVolumes(folder, self._root, sandbox.meta.volumes).prepare()
         write_json(folder.env, sandbox.env)
         sandbox.save()
+        return shown_etc.copy(self._layout.etc)
 
-    def _spec(self, sandbox: Sandbox, request: SandboxRequest, prefixes: Sequence[Path]) -> KeeperSpec:
+    def _spec(self, sandbox: Sandbox, request: SandboxRequest, prefixes: Sequence[Path], etc: Path) -> KeeperSpec:
         meta = sandbox.meta
         problem = host.network_problem() if request.network else "it was created without"
         return KeeperSpec(
             state_root=str(self._root),
-            options=rootfs.options(sandbox.folder, sandbox.env, meta.volumes, prefixes),
+            options=rootfs.options(sandbox.folder, sandbox.env, meta.volumes, prefixes, etc),
             command=rootfs.command(meta.workdir, request.arguments or IDLE_COMMAND),
             timeout_s=meta.timeout_s,
             network=not problem,
