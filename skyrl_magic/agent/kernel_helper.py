@@ -24,6 +24,8 @@ def enter(env: Dict[str, str], workdir: str) -> None:
             os.chdir(workdir)
         except FileNotFoundError:
             raise OSError(f"the working directory {workdir} does not exist") from None
+        except NotADirectoryError:
+            raise OSError(f"the working directory {workdir} is no folder") from None
         except OSError as error:
             raise OSError(f"the working directory {workdir} cannot be used: {error.strerror}") from None
     _changed.append(({name: os.environ.get(name) for name in env}, before))

@@ -246,7 +246,8 @@ def environment_of(spec: RunSpec) -> Tuple[Dict[str, str], Optional[str]]:
 def _refusal(spec: RunSpec, error: OSError) -> Tuple[str, int]:
     """Why the run could not be started, and the exit code that a shell would take."""
     if not Path(spec.workdir).is_dir():
-        return f"skyrl_magic: the working directory {spec.workdir} does not exist\n", EXIT_NO_WORKDIR
+        why = "is no folder" if Path(spec.workdir).exists() else "does not exist"
+        return f"skyrl_magic: the working directory {spec.workdir} {why}\n", EXIT_NO_WORKDIR
     if spec.script:
         return _no_interpreter(spec, error), EXIT_NO_BASH
     return f"skyrl_magic: bash cannot be started: {error.strerror}\n", EXIT_NO_BASH

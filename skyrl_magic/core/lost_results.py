@@ -35,6 +35,9 @@ _SHELLS = frozenset({"bash", "sh", "source", "."})
 _KEYWORDS = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command"})
 _WRAPPERS = frozenset({"nohup", "env", "timeout", "nice", "stdbuf", "setsid", "sudo", "uv", "xargs", "caffeinate"})
 #: A command's output, whatever it is.
+#: Commands that print their arguments, and the begin of a text up to a line of its own (``<<EOF``; ``<<<`` is none).
+_PRINTERS = frozenset({"echo", "printf"})
+_HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(\w+)[\"']?")
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _UNKNOWN = "$__"
 #: Stands for the path of what is no file: ``bash -c TEXT``.
@@ -142,7 +145,7 @@ def _run(text: str, shell: _Shell, arguments: list[str], depth: int) -> None:
         # Assignments before a command hold for it alone; as their names rarely stand for anything else, they stay.
         while words and (words[0] in _KEYWORDS or _assign(words[0], shell)):
             words = words[1:]  # noqa: PLW2901
-        if not words:
+        if not words or words[0] in _PRINTERS:
             continue
         if words[0] == "cd":
             _change_folder(words[-1], shell)
@@ -281,9 +284,15 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Lines, with those that end in a backslash joined to the next."""
-    joined = ""
+    """Lines, those that end in a backslash joined to the next; the text of a ``<<EOF`` only where a shell runs it."""
+    joined = end = ""
     for line in text.splitlines():
+        if end:
+            end = "" if line.lstrip("\t") == end else end
+            continue
+        here = _HERE.search(line)
+        if here is not None and not _SHELLS & set(line.split()):
+            end = here[1]
         if line.endswith("\\"):
             joined += line[:-1] + " "
             continue

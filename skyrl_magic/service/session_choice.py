@@ -110,8 +110,10 @@ def _stay(request: SessionRequest, fresh: SessionRequest, names: Mapping[str, st
         "keep": ("keep_runs_days", "keep_runs_gb", "keep_results"),
     }
     changed = {field: getattr(fresh, field) for field, said in limits.items() if not names.keys().isdisjoint(said)}
-    if "gpu" in names:  # if it is started again, any of them will do
-        changed["spec"] = replace(request.spec, gpu=fresh.spec.gpu)
+    # If it is started again, any of the GPUs will do, and a secret that is not asked for any more stays out.
+    spec = {name: getattr(fresh.spec, name) for name in ("gpu", "secrets") if name in names}
+    if spec:
+        changed["spec"] = replace(request.spec, **spec)
     if "hard_timeout_s" in names and "timeout_s" not in names:  # a lower one bounds what was said before it
         changed["timeout_s"] = min(request.timeout_s, fresh.hard_timeout_s)
     return replace(request, **changed)

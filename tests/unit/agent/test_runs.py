@@ -135,6 +135,12 @@ def test_a_missing_workdir_is_said_on_stderr(channel: Attached) -> None:
     assert b"nowhere does not exist" in channel.text(protocol.STDERR)
 
 
+def test_a_workdir_that_is_a_file_is_said_to_be_one(session: Session, channel: Attached) -> None:
+    (session.checkout / "file").touch()
+    assert channel.run("echo never", workdir="file").exit_code == 2
+    assert b"file is no folder" in channel.text(protocol.STDERR)
+
+
 def test_a_container_without_bash_says_so(channel: Attached, tmp_path: Path) -> None:
     assert channel.run("echo never", env={"PATH": str(tmp_path)}).exit_code == 127
     assert b"no bash on PATH" in channel.text(protocol.STDERR)

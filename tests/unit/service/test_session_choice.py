@@ -160,6 +160,16 @@ def test_how_a_contradiction_reads(there: dict[str, Any], wanted: dict[str, Any]
     assert contradictions(asked(**there).spec, asked(**wanted).spec, {}) == []
 
 
+def test_a_secret_that_is_not_asked_for_any_more_is_not_given_again() -> None:
+    book = Book(config=Given(secrets=("hf", "wandb")))
+    name, _ = book.go()
+    book.config = Given(secrets=("hf",))
+    choice = book.choose()
+    assert (choice.request.name, choice.request.spec.secrets) == (name, ("hf",))
+    book.config = NOTHING
+    assert book.choose().request.spec.secrets == ()
+
+
 def test_names_of_what_is_no_part_of_a_spec_never_count() -> None:
     assert contradictions(SPEC, replace(SPEC, gpu=A100), {"idle_timeout_s", "env", "session", "nonsense"}) == []
 
