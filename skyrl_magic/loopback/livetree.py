@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from skyrl_magic.loopback.blobs import BlobStore
+from skyrl_magic.loopback.commit_limits import UNLIMITED, CommitLimits
 from skyrl_magic.loopback.trees import DIRECTORY, FILE, SYMLINK, Entry, Stamp
 
 #: Block size of Modal's v2 volumes, in bytes (``modal._utils.blob_utils.BLOCK_SIZE``).
@@ -38,15 +39,17 @@ def stamp_of(status: os.stat_result) -> Stamp | None:
     return Stamp(kind, mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def scan(live: Path) -> dict[str, Stamp]:
+def scan(live: Path, limits: CommitLimits = UNLIMITED) -> dict[str, Stamp]:
     """The stamp of every path below ``live``, one ``lstat`` each; nothing is read.
 
     Raises:
+        CommitStoppedError: The limits say so.
         OSError: ``live`` is not there, or a directory in it cannot be read.
     """
     stamps: dict[str, Stamp] = {}
     folders = [""]
     while folders:
+        limits.check()
         folder = folders.pop()
         try:
             with os.scandir(live / folder) as listing:
@@ -68,10 +71,11 @@ def scan(live: Path) -> dict[str, Stamp]:
     return stamps
 
 
-def store(path: Path, blobs: BlobStore) -> tuple[Entry, Stamp] | None:
+def store(path: Path, blobs: BlobStore, limits: CommitLimits = UNLIMITED) -> tuple[Entry, Stamp] | None:
     """Store what lies at ``path``; return its entry and the stamp to compare with later, or None if it went away.
 
     Raises:
+        CommitStoppedError: The limits say so.
         OSError: It cannot be read, or the disk is full.
     """
     try:
@@ -84,18 +88,18 @@ def store(path: Path, blobs: BlobStore) -> tuple[Entry, Stamp] | None:
         if stamp.kind == SYMLINK:
             target = os.readlink(path)  # noqa: PTH115 - Path.readlink normalizes the target
             return Entry(SYMLINK, stamp.mode, stamp.mtime_ns, target=target), stamp
-        return _store_file(path, blobs)
+        return _store_file(path, blobs, limits)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _store_file(path: Path, blobs: BlobStore) -> tuple[Entry, Stamp] | None:
+def _store_file(path: Path, blobs: BlobStore, limits: CommitLimits) -> tuple[Entry, Stamp] | None:
     with _open_for_reading(path) as file:
         stamp = stamp_of(os.fstat(file.fileno()))
         attempts = 0
         while stamp is not None and stamp.kind == FILE:
             file.seek(0)
-            blocks, size_bytes = _store_blocks(file, blobs)
+            blocks, size_bytes = _store_blocks(file, blobs, limits)
             before, stamp = stamp, stamp_of(os.fstat(file.fileno()))
             steady = before == stamp and size_bytes == before.size_bytes
             attempts += 1
@@ -121,10 +125,11 @@ def _open_for_reading(path: Path) -> io.FileIO:
             path.chmod(mode)
 
 
-def _store_blocks(file: io.FileIO, blobs: BlobStore) -> tuple[tuple[str, ...], int]:
+def _store_blocks(file: io.FileIO, blobs: BlobStore, limits: CommitLimits) -> tuple[tuple[str, ...], int]:
     blocks: list[str] = []
     size_bytes = 0
     while block := _read_block(file):
+        limits.check()
         blocks.append(blobs.put(block.rstrip(b"\0")))
         size_bytes += len(block)
     return tuple(blocks), size_bytes
@@ -137,7 +142,7 @@ def split_blob(sha256: str, blobs: BlobStore) -> tuple[tuple[str, ...], int]:
         OSError: The blob is not there.
     """
     with io.FileIO(blobs.path(sha256), "rb") as file:
-        return _store_blocks(file, blobs)
+        return _store_blocks(file, blobs, UNLIMITED)
 
 
 def _read_block(file: io.FileIO) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from skyrl_magic.loopback import livetree
 from skyrl_magic.loopback.blobs import BlobStore
+from skyrl_magic.loopback.commit_limits import UNLIMITED, CommitLimits, TooLateError
 from skyrl_magic.loopback.documents import new_id, now, read_json, write_json
 from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.trees import DIRECTORY, Base, Baseline, Entry, Manifest, Stamp
@@ -129,17 +130,18 @@ class Volume:
         self._set_directory_modes(dest, entries, bases)
         return Baseline(bases)
 
-    def commit(self, live: Path, baseline: Baseline) -> Baseline:
+    def commit(self, live: Path, baseline: Baseline, limits: CommitLimits = UNLIMITED) -> Baseline:
         """Store what changed in ``live`` since ``baseline``, and return the new baseline.
 
-        The last writer of a path wins; paths that only others changed stay as they committed them. Without a change
-        this costs one walk over ``live``.
+        The last writer of a path wins; paths that only others changed stay as they committed them, and so do those that
+        the limits leave out. Without a change this costs one walk over ``live``.
 
         Raises:
+            CommitStoppedError: It was stopped, or its time was over before it was known what has changed.
             OSError: ``live`` is missing or unreadable, or the disk is full; nothing was committed.
             VolumeMissingError: The volume was deleted.
         """
-        local = self._examine(live, baseline)
+        local = self._examine(live, baseline, limits)
         if local.is_clean:
             return baseline if local.bases == baseline.bases else Baseline(local.bases)
 
@@ -153,14 +155,15 @@ class Volume:
         bases |= {path: Base(stamp, entry.fingerprint) for path, (entry, stamp) in local.changed.items()}
         return Baseline(bases)
 
-    def reload(self, live: Path, baseline: Baseline) -> Baseline:
+    def reload(self, live: Path, baseline: Baseline, limits: CommitLimits = UNLIMITED) -> Baseline:
         """Bring what others committed into ``live``; local changes that are not committed yet stay.
 
         Raises:
+            CommitStoppedError: It was stopped; nothing was done.
             OSError: ``live`` is missing or cannot be written.
             VolumeMissingError: The volume was deleted.
         """
-        local = self._examine(live, baseline)
+        local = self._examine(live, baseline, limits)
         entries = self.manifest().entries
         bases = dict(local.bases)
         for path in sorted(set(bases) - set(entries), reverse=True):
@@ -178,16 +181,22 @@ class Volume:
         self._set_directory_modes(live, fresh, bases)
         return Baseline(bases)
 
-    def _examine(self, live: Path, baseline: Baseline) -> _LocalChanges:
+    def _examine(self, live: Path, baseline: Baseline, limits: CommitLimits) -> _LocalChanges:
         """What changed in ``live`` since ``baseline``; the contents of what may have changed are stored on the way."""
-        stamps = livetree.scan(live)
+        stamps = livetree.scan(live, limits)
         deleted = {path for path in baseline.bases if path not in stamps}
         changed: dict[str, tuple[Entry, Stamp]] = {}
         bases = dict(baseline.bases)
         for path, stamp in stamps.items():
             if baseline.is_unchanged(path, stamp):
                 continue
-            pair = livetree.store(live / path, self._blobs)
+            if not limits.takes(path, stamp.size_bytes):
+                continue
+            try:
+                pair = livetree.store(live / path, self._blobs, limits)
+            except TooLateError:
+                limits.leave_out(path)
+                continue
             known = bases.get(path)
             if pair is None:
                 deleted |= {path} if known is not None else set()

@@ -153,41 +153,39 @@ class Keeper:
         code = self._container.finish()
         error = "" if self._started else self._setup_error()
         reason = self._reason or (EXITED if self._started else FAILED)
-        self._finish(code, reason, error, self._volumes.finish())
+        self._finish(code, reason, error, *self._volumes.finish())
 
     def _setup_error(self) -> str:
         lines = self._folder.log("stderr").read_text("utf-8", "replace").splitlines()
         return explain(lines[-1]) if lines else f"the container was not ready within {READY_TIMEOUT_S:.0f} s"
 
-    def _finish(self, returncode: int, reason: str, error: str = "", commit_error: str = "") -> None:
+    def _finish(self, returncode: int, reason: str, error: str = "", *commit: str) -> None:
         from skyrl_magic.loopback.runtime.mounted import leave_end, remove_living
 
         self._exit = {
             "returncode": returncode,
             "reason": reason,
             "error": error,
-            "commit_error": commit_error,
+            "commit_error": commit[0] if commit else "",
+            "left_out": commit[1] if commit else "",
             "ended_at": time.time(),
         }
         leave_end(self._folder, self._exit, self._volumes.commit_again)
         self._publish()
-        remove_living(self._folder, keep_volumes=bool(self._exit["commit_error"]))
+        remove_living(self._folder, keep_volumes=bool(self._exit["commit_error"] or self._exit["left_out"]))
         self._peers.close(self._state)
 
     # --- what comes in ----------------------------------------------------------------------------------------------
 
     def _on_request(self) -> None:
-        """A process of the sandbox asks for something."""
+        """A process of the sandbox asks for something; what is no request is passed over."""
         with contextlib.suppress(BlockingIOError):
-            for line in os.read(self._requests, 65536).decode("utf-8", "surrogateescape").splitlines():
-                word, _, rest = line.partition(" ")
-                if word == READY and not self._started:
+            for line in os.read(self._requests, 65536).split(b"\n"):
+                if line == READY.encode() and not self._started:
                     self._begin()
-                elif word == COMMIT:
-                    reply, _, paths = rest.partition(" ")
-                    if reply.startswith("reply.") and "/" not in reply:
-                        receiver = self._folder.control / reply
-                        self._volumes.put(Job(receiver, [path for path in paths.split("//") if path]))
+                elif (request := replies.parse(line)) is not None:
+                    name, paths = request
+                    self._volumes.put(Job(self._folder.control / name, self._volumes.holding(paths), inside=True))
 
     def _on_message(self, peer: Peer, message: dict[str, Any]) -> None:
         """The server asks for something."""
@@ -200,7 +198,7 @@ class Keeper:
         elif operation == "reload" and self._container is not None:
             self._volumes.put(Job(receiver, reload_for=self._container.child_pid))
         elif operation == COMMIT:
-            self._volumes.put(Job(receiver))
+            self._volumes.put(Job(receiver, self._volumes.all))
 
     def _on_results(self) -> None:
         for receiver, error in self._volumes.results():

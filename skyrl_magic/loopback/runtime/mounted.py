@@ -5,15 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from skyrl_magic.loopback.commit_limits import UNLIMITED, CommitLimits
 from skyrl_magic.loopback.documents import read_json, write_json
 from skyrl_magic.loopback.runtime import processes
-from skyrl_magic.loopback.runtime.spec import Folder, VolumeMount
+from skyrl_magic.loopback.runtime.spec import Folder, VolumeMount, is_below
 from skyrl_magic.loopback.trees import Baseline
 from skyrl_magic.loopback.volumes import VolumeStore
+
+#: What the commit at a sandbox's end may take, in seconds, and store, in bytes. Whose files these
+#: are is not asked: a sparse file of 1 TiB costs nothing to make.
+LAST_COMMIT_S = 300.0
+LAST_COMMIT_BYTES = 256 * 1024**3
+
+
+class LastCommit(NamedTuple):
+    """What became of the commit at a sandbox's end."""
+
+    error: str
+    """Why a volume was not committed; empty where all were."""
+    left_out: str
+    """The files that were not, as the bounds were reached; empty where all were."""
 
 
 class OpenFilesError(Exception):
@@ -42,48 +58,61 @@ class MountedVolumes:
             (live / mount.sub_path.strip("/")).mkdir(parents=True, exist_ok=True)
             self._set_baseline(index, baseline)
 
-    def commit(self, paths: Sequence[str] | None = None) -> None:
-        """Commit the volumes of version 2 on which ``paths`` lie; all volumes if None.
+    def commit(self, index: int, limits: CommitLimits = UNLIMITED) -> None:
+        """Commit one volume.
 
         Raises:
+            CommitStoppedError: The limits say so.
             OSError: The disk is full, or a file cannot be read; that volume was not committed.
             VolumeMissingError: A volume was deleted.
         """
-        for index, mount in self._mounts:
-            if paths is None or (not mount.is_v1 and any(_is_below(path, mount) for path in paths)):
-                self._commit(index, mount)
+        self._commit(index, self._mounts[index][1], limits)
 
-    def commit_v1(self) -> None:
+    def commit_last(self) -> LastCommit:
+        """Commit all volumes, as far as that can be done in a bounded time; raises nothing."""
+        limits = CommitLimits(LAST_COMMIT_S, LAST_COMMIT_BYTES)
+        errors = []
+        for index, mount in self._mounts:
+            try:
+                self._commit(index, mount, limits)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the others are committed and the end goes on
+                errors.append(str(failure).replace("\n", " ") or type(failure).__name__)
+        return LastCommit("; ".join(errors), limits.left_out)
+
+    def commit_v1(self, limits: CommitLimits = UNLIMITED) -> None:
         """Commit the volumes of version 1, as happens in the background.
 
         Raises:
+            CommitStoppedError: The limits say so.
             OSError: The disk is full, or a file cannot be read; that volume was not committed.
             VolumeMissingError: A volume was deleted.
         """
         for index, mount in self._mounts:
             if mount.is_v1:
-                self._commit(index, mount)
+                self._commit(index, mount, limits)
 
-    def _commit(self, index: int, mount: VolumeMount) -> None:
+    def _commit(self, index: int, mount: VolumeMount, limits: CommitLimits) -> None:
         if not mount.read_only:
             before = self._baseline(index)
-            after = self._store.get(mount.volume_id).commit(self._folder.live(index), before)
+            after = self._store.get(mount.volume_id).commit(self._folder.live(index), before, limits)
             if after != before:
                 self._set_baseline(index, after)
 
-    def reload(self, child_pid: int) -> None:
+    def reload(self, child_pid: int, limits: CommitLimits = UNLIMITED) -> None:
         """Bring what others committed into the live copies.
 
         Raises:
+            CommitStoppedError: The limits say so.
             OpenFilesError: A process of the sandbox uses a file on a volume; nothing was done.
             OSError: The disk is full.
             VolumeMissingError: A volume was deleted.
         """
         for path in processes.paths_in_use(child_pid):
-            if any(_is_below(path, mount) for _, mount in self._mounts):
+            if any(is_below(path, mount) for _, mount in self._mounts):
                 raise OpenFilesError(f"there are open files preventing the operation: path {path} is open")
         for index, mount in self._mounts:
-            after = self._store.get(mount.volume_id).reload(self._folder.live(index), self._baseline(index))
+            volume = self._store.get(mount.volume_id)
+            after = volume.reload(self._folder.live(index), self._baseline(index), limits)
             self._set_baseline(index, after)
 
     def _baseline(self, index: int) -> Baseline:
@@ -96,11 +125,7 @@ class MountedVolumes:
         self._baselines[index] = baseline
 
 
-def _is_below(path: str, mount: VolumeMount) -> bool:
-    return PurePosixPath(path).is_relative_to(mount.mount_path)
-
-
-def leave_end(folder: Folder, end: dict[str, Any], commit: Callable[[], str]) -> None:
+def leave_end(folder: Folder, end: dict[str, Any], commit: Callable[[], LastCommit]) -> None:
     """Write down how a sandbox ended; then remove what only a living one needs.
 
     Where that fails, or its last commit did, the disk may be full of what the sandbox itself has written: its root is
@@ -109,13 +134,13 @@ def leave_end(folder: Folder, end: dict[str, Any], commit: Callable[[], str]) ->
 
     Args:
         folder: the sandbox's.
-        end: the record; the key ``commit_error`` is set anew where the commit is repeated.
-        commit: commits all volumes, and returns why that failed, or an empty string.
+        end: the record; the keys ``commit_error`` and ``left_out`` are set anew where the commit is repeated.
+        commit: commits all volumes.
     """
     try:
         if end["commit_error"]:
             remove_tree(folder.rootfs)
-            end["commit_error"] = commit()
+            end["commit_error"], end["left_out"] = commit()
         write_json(folder.exit, end)
     except OSError:
         remove_tree(folder.rootfs)
@@ -136,10 +161,14 @@ def remove_living(folder: Folder, *, keep_volumes: bool = False) -> None:
 
 def remove_tree(path: Path) -> None:
     """Delete a folder and everything in it, also what is write-protected. What is not there is no error."""
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            below = Path(folder, name)
-            if not below.is_symlink() and not os.access(below, os.R_OK | os.W_OK | os.X_OK):
-                with contextlib.suppress(OSError):
-                    below.chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        for folder, names, _ in os.walk(path):
+            for name in names:
+                below = Path(folder, name)
+                if not below.is_symlink() and not os.access(below, os.R_OK | os.W_OK | os.X_OK):
+                    with contextlib.suppress(OSError):
+                        below.chmod(0o700)
+        shutil.rmtree(path, ignore_errors=True)
+    except RecursionError:  # these programs go as deep as anybody could
+        for command in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+            subprocess.run([*command, "--", path], stderr=subprocess.DEVNULL, check=False)

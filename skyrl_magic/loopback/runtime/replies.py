@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path
 
+from skyrl_magic.loopback.runtime.spec import COMMIT
+
+#: Names of pipes for answers.
+_NAME = re.compile(rb"reply\.[A-Za-z0-9._-]{1,100}")
 #: So many calls at once find a pipe for their answer (``reply.N``); others make one. Who makes ``taken.N`` has it.
 SLOTS = ("0", "1", "2", "3")
+
+
+def parse(line: bytes) -> tuple[str, list[str]] | None:
+    """The pipe's name and the paths of a line that asks for a commit; None for anything else."""
+    word, name, paths = (*line.split(b" ", 2), b"", b"")[:3]
+    if word != COMMIT.encode() or not _NAME.fullmatch(name):
+        return None
+    return name.decode("ascii"), [os.fsdecode(path) for path in paths.split(b"//") if path]
 
 
 def free_slots(control: Path) -> None:
@@ -27,9 +40,11 @@ def answer(fifo: Path, error: str) -> None:
     with contextlib.suppress(OSError):
         # The sandbox can put anything there: only a pipe in which somebody waits is written.
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            os.write(descriptor, (f"failed {error}\n" if error else "ok\n").encode("utf-8", "surrogateescape"))
-        os.close(descriptor)
+        try:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                os.write(descriptor, (f"failed {error}\n" if error else "ok\n").encode("utf-8", "replace"))
+        finally:
+            os.close(descriptor)
     slot = fifo.suffix[1:]
     if slot in SLOTS:
         _free(fifo.parent, slot)

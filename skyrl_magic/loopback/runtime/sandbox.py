@@ -69,6 +69,8 @@ class SandboxExit:
     error: str = ""
     ended_at: float = 0.0
     commit_error: str = ""
+    left_out: str = ""
+    """The files that the last commit left out, as they were too large or too many."""
 
 
 class Sandbox:

@@ -22,7 +22,7 @@ from skyrl_magic.loopback.layout import Layout
 from skyrl_magic.loopback.pretend import LOOK_S, Machine, Pretend
 from skyrl_magic.loopback.runtime import host, interpreter, link, processes, rootfs, shown_etc
 from skyrl_magic.loopback.runtime.host import HostError
-from skyrl_magic.loopback.runtime.mounted import MountedVolumes, leave_end, remove_living, remove_tree
+from skyrl_magic.loopback.runtime.mounted import LastCommit, MountedVolumes, leave_end, remove_living, remove_tree
 from skyrl_magic.loopback.runtime.rootfs import RootfsError
 from skyrl_magic.loopback.runtime.sandbox import V1, V2, Sandbox, SandboxError, SandboxExit, SandboxMeta, read_exit
 from skyrl_magic.loopback.runtime.spec import PREFIXES_VARIABLE, Folder, KeeperSpec, VolumeMount
@@ -311,6 +311,9 @@ class SandboxRuntime:
         if result is not None:
             if result.commit_error:
                 log.error("the last commit of %s failed: %s", sandbox.meta.sandbox_id, result.commit_error)
+            if result.left_out:
+                where = sandbox.folder.volumes
+                log.error("the last commit of %s left out %s: see %s", sandbox.meta.sandbox_id, result.left_out, where)
             sandbox.mark_ended(result)
 
     # --- after a restart --------------------------------------------------------------------------------------------
@@ -355,16 +358,12 @@ def _bury(folder: Folder, meta: SandboxMeta, root: Path) -> SandboxExit:
     """Do what a keeper that died has left undone: end the processes, commit, write down the end."""
     _end_processes(folder)
 
-    def commit() -> str:
-        try:
-            MountedVolumes(folder, root, meta.volumes).commit()
-        except (OSError, KeyError) as error:
-            return str(error)
-        return ""
+    def commit() -> LastCommit:
+        return MountedVolumes(folder, root, meta.volumes).commit_last()
 
-    end = dataclasses.asdict(SandboxExit(137, "lost", "its keeper died", time.time(), commit()))
+    end = dataclasses.asdict(SandboxExit(137, "lost", "its keeper died", time.time(), *commit()))
     leave_end(folder, end, commit)
-    remove_living(folder, keep_volumes=bool(end["commit_error"]))
+    remove_living(folder, keep_volumes=bool(end["commit_error"] or end["left_out"]))
     folder.socket.unlink(missing_ok=True)
     return SandboxExit(**end)
 

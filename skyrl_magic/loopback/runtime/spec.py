@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 #: Where the container finds its keeper's mailbox and the wrapper of ``sync``.
@@ -40,6 +40,11 @@ class VolumeMount:
     def is_v1(self) -> bool:
         """Whether it is committed in the background and at the end only; else a ``sync`` in the sandbox commits."""
         return self.version == 1
+
+
+def is_below(path: str, mount: VolumeMount) -> bool:
+    """Whether this path of the sandbox lies on the volume."""
+    return PurePosixPath(path).is_relative_to(mount.mount_path)
 
 
 @dataclasses.dataclass(frozen=True)
