@@ -1,7 +1,7 @@
 # Commands of the project; `make help` lists them. They need Python 3.10 or newer and make. Everything is installed into
-# .venv from requirements.lock, but for the Debian packages that `make apt` names.
+# .venv from requirements.lock, but for Debian packages: `make apt` installs them, and nothing else changes the system.
 .DEFAULT_GOAL := help
-.PHONY: help install apt apt-demo apt-test path demo lab checkout test live bench faults lock clean
+.PHONY: help install apt needs-demo needs-test path demo lab checkout test live bench faults lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
@@ -46,13 +46,17 @@ lock: .venv/installed ## write requirements.lock anew from pyproject.toml
 
 # ---- Debian packages --------------------------------------------------------------------------------------------
 
-apt: apt-demo apt-test ## install the Debian packages that are missing (as root), or name them
+apt: ## install the Debian packages that are missing (as root), or name them
+	@[ -z "$(PYTHON)" ] || $(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		sh tools/debian_packages.sh --install no-ensurepip=python3-venv
+	@sh tools/debian_packages.sh --install bwrap=bubblewrap slirp4netns=slirp4netns
+	@sh tools/debian_packages.sh --install chromium=chromium || true
 
-apt-demo:
+needs-demo:
 	@sh tools/debian_packages.sh bwrap=bubblewrap slirp4netns=slirp4netns
 
 # Chromium is for the browser tests alone; without it they are skipped.
-apt-test: apt-demo
+needs-test: needs-demo
 	@sh tools/debian_packages.sh chromium=chromium || true
 
 # ---- the lessons ------------------------------------------------------------------------------------------------
@@ -65,26 +69,26 @@ path:
 checkout: path .venv/installed
 	@$(PY) -m demo.prepare_checkout build/SkyRL
 
-demo: checkout apt-demo ## run the lessons on this machine; leaves the executed notebooks and their HTML in build/
+demo: needs-demo checkout ## run the lessons on this machine; leaves the executed notebooks and their HTML in build/
 	@$(PY) -m demo.run_lesson notebooks/01_first_cell.ipynb
 	@$(PY) -m demo.run_lesson notebooks/02_python_on_the_cluster.ipynb
 	@$(PY) -m demo.run_lesson notebooks/03_long_runs.ipynb
 
-lab: checkout apt-demo ## JupyterLab with the extension loaded, in the lessons' checkout
+lab: needs-demo checkout ## JupyterLab with the extension loaded, in the lessons' checkout
 	@$(PY) -m demo.lab $(ARGS)
 
 # ---- tests ------------------------------------------------------------------------------------------------------
 
-test: checkout apt-test ## linters, types, architecture and the whole test suite
+test: needs-test checkout ## linters, types, architecture and the whole test suite
 	@$(PY) -m tools.run_tests
 
 live: path .venv/installed ## the contract suite on your Modal account (cents); leaves build/live_report.md, without secrets
 	@$(PY) -m tools.live $(ARGS)
 
-bench: path .venv/installed apt-demo ## measure side by side with %%bash and raw execs; writes bench/RESULTS.md
+bench: needs-demo path .venv/installed ## measure side by side with %%bash and raw execs; writes bench/RESULTS.md
 	@$(PY) -m bench $(ARGS)
 
-faults: path .venv/installed apt-demo ## break connections and processes, as often as bench/RELIABILITY.md says; writes it
+faults: needs-demo path .venv/installed ## break connections and processes, as often as bench/RELIABILITY.md says; writes it
 	@$(PY) -m bench.reliability $(ARGS)
 
 clean: ## remove .venv and build/, with the local volumes of the lessons
