@@ -115,6 +115,7 @@ class Run:
             self.cancelled,
             self.archive_error,
             self.notebook,
+            self.reason,
         )
 
     def event(self) -> Optional[protocol.Message]:

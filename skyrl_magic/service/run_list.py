@@ -212,13 +212,13 @@ def _of_archive(run: ArchivedRun, silent: set[str], *, mine: bool) -> KnownRun:
         word, detail = UNKNOWN, ""
     else:
         word, detail = LOST, ""
-    if run.ended and run.reason:
-        word, detail = STOPPED, run.reason
     return KnownRun(run.summary, session.name, None, run, word, detail, mine)
 
 
 def stands(run: protocol.RunSummary) -> tuple[str, str]:
-    """Of a run that is over: ``ended``, ``failed`` or ``stopped``, and its exit code or the signal."""
+    """Of a run that is over: ``ended``, ``failed`` or ``stopped``, and its exit code, the signal, or what ended it."""
+    if run.reason:
+        return STOPPED, run.reason
     handled = run.kind == protocol.PYTHON and not run.exit_code  # a cell that takes KeyboardInterrupt goes on
     if run.cancelled and not handled:
         return STOPPED, run.cancelled

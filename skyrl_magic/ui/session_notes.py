@@ -45,7 +45,7 @@ def note_runs(session: Session, notebook: Notebook) -> None:
     ended = [run for run in ended if not shown_whole(run, shown_by(run, key))]
     for run in ended[-_SAID_ONE_BY_ONE:]:
         word, detail = stands(run)
-        how = f"stopped by {detail}" if word == STOPPED else f"exit code {detail}"
+        how = run.reason or (f"stopped by {detail}" if word == STOPPED else f"exit code {detail}")
         rest = f"%skyrl_attach {run.run_id} shows the rest of its output"
         note(f"run {run.run_id} of this notebook ended meanwhile ({how}): {rest}")
     if len(ended) > _SAID_ONE_BY_ONE:

@@ -62,6 +62,8 @@ def test_a_restart_interrupts_the_cell_of_another_notebook(
     assert any("is new" in note for note in other.run("%skyrl_restart").notes)
     cell = running.end()
     assert "the Python kernel was restarted with %skyrl_restart" in cell.error[-1]
+    rows = kernel.run("%skyrl_runs --limit 1").result
+    assert "stopped: the Python kernel was restarted with %skyrl_restart" in " ".join(rows.split()), rows
     assert kept(kernel) == [raised, "finally", "handler"]
 
 

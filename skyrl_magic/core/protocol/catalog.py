@@ -143,6 +143,7 @@ def _run(entry: Dict[str, Any]) -> CatalogRun:
         cancelled=_text(entry, "cancelled"),
         archive_error=_text(entry, "archive_error"),
         notebook=_text(entry, "notebook"),
+        reason=_text(entry, "reason"),
         stdout_bytes=_count(entry["stdout_bytes"]),
         stderr_bytes=_count(entry["stderr_bytes"]),
         outputs_bytes=_count(entry["outputs_bytes"]),

@@ -178,3 +178,5 @@ class RunSummary:
     """As in :class:`RunEnded`."""
     notebook: str = ""
     """As in :class:`StartRun`."""
+    reason: str = ""
+    """As in :class:`RunEnded`; of a Python run also why its kernel ended."""
