@@ -54,10 +54,7 @@ class BackgroundRun:
         self._follow(self._runs.start(self.session, self.request, run_id, self._sink, self._interrupts))
 
     def attach(self, run_id: str) -> None:
-        """Follow the run again, unless it is over. Raises SessionError."""
-        self.leave()  # who was to follow it instead may have been cut short before
-        if self.done:
-            return
+        """Follow the run again, which goes on. Raises SessionError."""
         self._follow(self._runs.attach(self.session, self.request, run_id, self._interrupts))
 
     def leave(self) -> None:

@@ -16,8 +16,8 @@ usage: %skyrl_attach [RUN] [--from start]
 
 Go on with a run in this cell: from where this notebook's output of it stopped, also when its kernel was restarted
 since, or with --from start from its first byte. RUN is a run's id, the beginning of one, or -1 for the last run;
-without RUN the newest of this notebook's that goes on. Stop stops the run, as in its own cell (%config
-SkyRLMagic.on_interrupt)."""
+without RUN the newest of this notebook's that goes on, else its last one. Stop stops the run, as in its own cell
+(%config SkyRLMagic.on_interrupt)."""
 CANCEL_HELP = """\
 usage: %skyrl_cancel [RUN…]
        %skyrl_cancel --session NAME

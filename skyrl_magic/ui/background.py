@@ -7,12 +7,12 @@ import contextlib
 import html
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.display_merge import CLEAR_OUTPUT
-from skyrl_magic.core.errors import CellError, RunLeft, SkyRLMagicError
+from skyrl_magic.core.errors import CellError, RunLeft, SessionError, SkyRLMagicError
 from skyrl_magic.core.protocol.durations import duration_text
 from skyrl_magic.core.spec import RunRequest
 from skyrl_magic.service.background import BackgroundRun
@@ -151,6 +151,31 @@ class RunHandle:
         if error is not None:
             raise error
         return self
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """In the block a cell reads the run instead: a connection carries one watch of each run."""
+        if self.done:
+            yield
+            return
+        self.background.leave()
+        try:
+            with contextlib.suppress(SessionError):
+                self._session.ask_status()  # what was still on its way comes before this answer
+            yield
+        finally:
+            self.follow_again()
+
+    def follow_again(self) -> None:
+        """Follow the run again, from its start, unless it is over."""
+        self.background.leave()  # where a cell that was to follow it was cut short before
+        if self.done:
+            return
+        self.sink.lines = NewestLines()
+        try:
+            self.background.attach(self.id)
+        except SkyRLMagicError as error:
+            self.background.finish(None, error)
 
     def _tell(self) -> None:
         """Show what the session has to say."""

@@ -134,8 +134,12 @@ class Cells:
             return own
         if own:
             raise UnknownRun(f"{len(own)} runs of this notebook go on: name those to stop ({', '.join(own)})")
-        beside = f", and of other notebooks {', '.join(others)}" if others else ""
-        raise UnknownRun(f"no run of this notebook goes on{beside}: %skyrl_runs lists them")
+        if others:
+            names = ", ".join(others)
+            raise UnknownRun(
+                f"no run of this notebook goes on; other notebooks' do, %skyrl_cancel RUN ends one: {names}"
+            )
+        raise UnknownRun("no run of this notebook goes on: %skyrl_runs lists its runs")
 
     def _run_request(self, given: Given, command: str, variables: Variables) -> RunRequest:
         return RunRequest(
@@ -165,8 +169,10 @@ class Cells:
         request, _ = self._reached(config, folder)
         if not text:
             with contextlib.suppress(UnknownRun):
-                return last_run(self._services.sessions, request, self.notebook.key, going_on_first=True)
-            text = "-1"
+                found = last_run(self._services.sessions, request, self.notebook.key, going_on_first=True)
+                if found[1].state != ENDED:
+                    return found
+            text = "-1"  # the last one may be of a session that has ended
         return living(find_log(self._services.sessions, request, text, self.notebook.key))
 
     def _reached(self, config: Given, folder: Path) -> tuple[SessionRequest, Resolved]:
@@ -195,7 +201,10 @@ class Cells:
         session = self._joined(given, config, folder, "restart the kernel of")
         restart_kernel(session, given.uv or "")
         self._run_cells.forget_kernel(session)
-        note(f"the Python kernel of session {session.name} is new: its variables are gone, files and Ray are not")
+        status = session.ask_status()
+        whose = "its variables are gone, also other notebooks'" if status.clients > 1 else "its variables are gone"
+        kept = "files are not" if status.ray == "off" else "files and Ray are not"
+        note(f"the Python kernel of session {session.name} is new: {whose}, {kept}")
 
     def push(self, given: Given, config: Given, folder: Path, variables: Variables) -> None:
         """Set variables in the Python kernel of the session that is asked for. Raises VariableError, SessionError."""
@@ -246,8 +255,8 @@ class Cells:
         had = None if current is None else (current.place, self.notebook.containers[current.place])
         stopped = self._running.stop(names, had, lambda: self._request(Given(), config, folder)[0].place)
         if current is not None and current.place in stopped and self._others():
-            again = f"a cell without options starts {current.name} again, after %skyrl_use NAME it goes there"
-            note(f"still running: {', '.join(self._others())}; {again}")
+            again = f"a cell without options starts {current.name} again"
+            note(f"still running: {', '.join(self._others())} (%skyrl_use NAME goes to one); {again}")
 
     def logs(self, line: str, config: Given, folder: Path, evaluate: Evaluate | None = None) -> None:
         """Show or save a run's output."""
@@ -257,7 +266,11 @@ class Cells:
             return find_notebook_log(text, self.notebook, sessions, lambda: self._reached(config, folder)[0])
 
         with readable():
-            show_logs(line, find, evaluate)
+            show_logs(line, find, self._aside, evaluate)
+
+    def _aside(self, run_id: str) -> contextlib.AbstractContextManager[None]:
+        handle = self.notebook.background.get(run_id)
+        return contextlib.nullcontext() if handle is None else handle.aside()
 
     def runs_table(self, asked: RunsAsked, config: Given, folder: Path) -> Table:
         """The runs that are known."""

@@ -63,12 +63,18 @@ LOG_OPTIONS = (
 )
 
 
-def show_logs(line: str, find: Callable[[str], RunLog], evaluate: Evaluate | None = None) -> None:
+def show_logs(
+    line: str,
+    find: Callable[[str], RunLog],
+    aside: Callable[[str], contextlib.AbstractContextManager[None]],
+    evaluate: Evaluate | None = None,
+) -> None:
     """Carry out ``%skyrl_logs``.
 
     Args:
         line: what follows the magic's name.
         find: finds the log of the run of a name; without one, of the last run.
+        aside: keeps whatever else follows a run, by its id, away while it is read.
         evaluate: gives the text of an expression in braces.
 
     Raises:
@@ -88,7 +94,8 @@ def show_logs(line: str, find: Callable[[str], RunLog], evaluate: Evaluate | Non
     path = _path(found["save"]) if "save" in found else None
     log = find(runs[0] if runs else "")
     try:
-        _deliver(log, found, path)
+        with aside(log.run.run_id) if isinstance(log, LiveLog) else contextlib.nullcontext():
+            _deliver(log, found, path)
     finally:
         if isinstance(log, VolumeLog):
             log.close()

@@ -10,7 +10,6 @@ from skyrl_magic.core import protocol
 from skyrl_magic.core.cell_counts import CellCounts
 from skyrl_magic.core.errors import RunLeft, SessionLost, SkyRLMagicError
 from skyrl_magic.core.spec import RunRequest, RunRules
-from skyrl_magic.service.background import BackgroundRun
 from skyrl_magic.service.connection import Refused
 from skyrl_magic.service.find_run import Found
 from skyrl_magic.service.interrupts import Interrupts, wait_until_set
@@ -120,7 +119,7 @@ class RunCells:
             rest = f"%skyrl_attach {run_id} --from start shows all of it"
             note(f"run {run_id} from where this notebook had shown it; {rest}")
         request = dataclasses.replace(request, start=start)
-        followed = handle.background if handle is not None and not handle.done else None
+        followed = handle if handle is not None and not handle.done else None
         also = None if handle is None else handle.sink
         outcome: Outcome | None = None
         try:
@@ -129,12 +128,12 @@ class RunCells:
                 sink = CellSink(run_id, self._outputs, interrupts, begin, also)
                 sink.joined(session, request, keeps_value=False)
                 if followed is not None:
-                    followed.leave()
+                    followed.background.leave()
                 watch = self._runs.attach(session, request, run_id, interrupts)
                 outcome = self._follow(session, request, watch, sink, interrupts)
         finally:
             if followed is not None:
-                _hand_back(followed, run_id, outcome)
+                _hand_back(followed, outcome)
         if outcome.error is None:
             note(f"run {run_id} has ended")
         return outcome
@@ -232,15 +231,12 @@ class RunCells:
         return shown_by(run, self._notebook.key)
 
 
-def _hand_back(followed: BackgroundRun, run_id: str, outcome: Outcome | None) -> None:
+def _hand_back(handle: RunHandle, outcome: Outcome | None) -> None:
     """Let a run's handle know its end, or follow it again: also where the cell was cut short (no outcome)."""
-    if outcome is not None and not isinstance(outcome.error, RunLeft):
-        followed.finish(outcome.result, outcome.error)
-        return
-    try:
-        followed.attach(run_id)
-    except SkyRLMagicError as error:
-        followed.finish(None, error)
+    if outcome is None or isinstance(outcome.error, RunLeft):
+        handle.follow_again()
+    else:
+        handle.background.finish(outcome.result, outcome.error)
 
 
 def _begin_unless_ending(session: Session, begin: Callable[[Session], T]) -> T:

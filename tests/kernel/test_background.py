@@ -228,6 +228,29 @@ def test_detached_from_a_background_run_its_handle_follows_again(kernel: Kernel)
     assert kernel.run("run.wait(60).exit_code, got").result == "(0, 'up\\ndown\\n')"
 
 
+@pytest.mark.parametrize(
+    "options", ["", "--stderr", "--grep up", "--save log.txt", "--bytes 0:2", "--tail 1", "--follow", "python"]
+)
+def test_a_log_that_is_read_leaves_the_run_to_its_handle(kernel: Kernel, options: str) -> None:
+    code = "%%skyrl_modal --bg\n" + WAITING.format(name="read")
+    if options == "python":
+        options = ""
+        wait = "while not os.path.exists('/tmp/read'): time.sleep(0.02)"
+        code = f"%%skyrl_python --bg\nimport os, time\nprint('up')\n{wait}\nprint('down')"
+    kernel.run(code)
+    kernel.run("run = _")
+    kernel.run("import time\nwhile run.tail() != 'up': time.sleep(0.01)")
+    reading = Running(kernel, f"%skyrl_logs {options} {{run.id}}")
+    if "--follow" in options:
+        reading.until_text("up\n")
+        kernel.manager.interrupt_kernel()
+    assert reading.end().status == ("error" if "--follow" in options else "ok")
+    open_gate(kernel, "read")
+    cell = kernel.run("run.wait(60).exit_code, run.tail()")
+    assert cell.result == "(0, 'up\\ndown')", cell.error
+    kernel.run("%skyrl_modal rm /tmp/read")
+
+
 def test_an_attach_that_is_cut_short_leaves_the_run_to_its_handle(kernel: Kernel) -> None:
     kernel.run("%%skyrl_modal --bg --out got\n" + WAITING.format(name="cut"))
     kernel.run("run = _")
@@ -321,7 +344,7 @@ def test_another_notebooks_run_is_not_meant_unless_it_is_named(
         )
         theirs = run_id_of(other)
         assert other.run("%skyrl_attach").out == "theirs\n"
-        assert "no run of this notebook goes on, and of other notebooks" in other.run("%skyrl_cancel").error[-1]
+        assert "no run of this notebook goes on; other notebooks' do" in other.run("%skyrl_cancel").error[-1]
         again.run(SETTINGS)
         assert again.run("%skyrl_logs -1").out == "theirs\n"
         assert again.run("%skyrl_cancel -1").notes == [f"run {theirs} had ended before"]

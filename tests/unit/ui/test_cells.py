@@ -20,6 +20,7 @@ from skyrl_magic.core.errors import (
     SessionConflict,
     SessionError,
     SessionLost,
+    UnknownRun,
 )
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
@@ -590,6 +591,18 @@ def test_stop(book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture
         book.cells.stop(["one", "--all"], DEFAULTS, book.folder)
 
 
+def test_attach_without_a_run_never_means_an_older_one(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    book.run("echo older", session="one")
+    book.run("echo newer", session="two")
+    newest = book.cells.notebook.own_runs[0]
+    book.cells.stop([], book.config, book.folder)
+    capsys.readouterr()
+    for run in ("", "-1"):
+        with pytest.raises(UnknownRun, match=f"run {newest} is over, and its session too: %skyrl_logs {newest} shows"):
+            book.cells.attach(run, book.config, book.folder, from_start=False)
+    assert "older" not in capsys.readouterr().out
+
+
 def test_stop_without_a_name_ends_what_was_named_last_whatever_the_settings_say(
     book: Book, backend: ProcessBackend, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -601,7 +614,7 @@ def test_stop_without_a_name_ends_what_was_named_last_whatever_the_settings_say(
     capsys.readouterr()
     book.cells.stop([], book.config, book.folder)
     assert [s.poll() is None for s in backend.made] == [True, False]
-    again = "still running: train; a cell without options starts scratch again, after %skyrl_use NAME it goes there"
+    again = "still running: train (%skyrl_use NAME goes to one); a cell without options starts scratch again"
     assert capsys.readouterr().out.splitlines() == ["session scratch is stopped", again]
     book.cells.stop([], book.config, book.folder)
     assert capsys.readouterr().out.splitlines() == ["session scratch had ended before", again]
