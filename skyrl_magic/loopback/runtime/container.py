@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skyrl_magic.loopback.runtime import processes, programs
+from skyrl_magic.loopback.runtime.cgroup import Group
 
 #: How long the helpers may take to come up, in seconds.
 START_TIMEOUT_S = 20.0
@@ -48,7 +49,7 @@ class _Maps:
 class Container:
     """A started container. Its script says when its root is ready, and waits for ``go``: see ``rootfs``."""
 
-    def __init__(self, options: Sequence[str], command: Sequence[str], stdin: Path, log: int) -> None:
+    def __init__(self, options: Sequence[str], command: Sequence[str], stdin: Path, log: int, group: Group) -> None:
         """Start bubblewrap.
 
         Args:
@@ -56,6 +57,7 @@ class Container:
             command: What it runs.
             stdin: A named pipe that is made here; whoever opens it writes to the command.
             log: Descriptor for what bubblewrap's helpers print.
+            group: To which its processes are to belong.
 
         Raises:
             ContainerError: bubblewrap failed.
@@ -102,6 +104,7 @@ class Container:
             """Readable when every process of the container is gone."""
         except ProcessLookupError:  # over already, and bubblewrap with it
             self.gone = os.dup(self.exited)
+        group.add(self.child_pid)  # before it goes on: where there is a group there are maps
         if maps is not None:
             self._write_maps(maps)
 

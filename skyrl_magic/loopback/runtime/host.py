@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from skyrl_magic.loopback.runtime import kernel_files, programs
+from skyrl_magic.loopback.runtime import cgroup, kernel_files, programs
 
 #: Directories of the system that every sandbox sees, read-only.
 SYSTEM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys", "/nix")
 #: Devices of a GPU, where the machine has one; the last is WSL2's.
 GPU_DEVICES = ("nvidia*", "dri", "dxg")
+#: Joins the control groups whose files come first, and becomes the command behind the ``--``.
+_JOIN_GROUPS = 'while [ "$1" != -- ]; do echo 0 >"$1"; shift; done 2>/dev/null; shift; exec "$@"'
 #: ``MFD_EXEC`` of memfd_create(2), which Python does not name.
 _MFD_EXEC = 0x10
 #: Variables of the machine's network that programs in a sandbox need just as those outside do.
@@ -177,7 +179,10 @@ def enter_command(child_pid: int) -> EnterCommand:
     allowed = ",".join(f"+{name}" for name in CAPABILITIES)
     # The sandbox sees it by its real name only: a folder on PATH may be hidden in there.
     words += ["--", setpriv, f"--bounding-set=-all,{allowed}", "--inh-caps=-all", "--"]
-    return EnterCommand(f"/proc/{os.getpid()}/fd/{_sealed(nsenter)}", words)
+    program = f"/proc/{os.getpid()}/fd/{_sealed(nsenter)}"
+    if groups := cgroup.of(child_pid):
+        return EnterCommand("/bin/sh", ["/bin/sh", "-c", _JOIN_GROUPS, "sh", *groups, "--", program, *words[1:]])
+    return EnterCommand(program, words)
 
 
 @functools.cache

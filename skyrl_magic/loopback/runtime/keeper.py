@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from skyrl_magic.loopback.runtime import replies
+from skyrl_magic.loopback.runtime.cgroup import Group
 from skyrl_magic.loopback.runtime.container import Container, ContainerError, explain
 from skyrl_magic.loopback.runtime.mainlog import MainLog
 from skyrl_magic.loopback.runtime.peers import Peer, Peers
@@ -58,6 +59,7 @@ class Keeper:
         self._peers.add(server)
         self._log = MainLog(self._selector, folder, self._publish)
         self._volumes = VolumeWork(folder, spec)
+        self._group = Group(folder.path.name, spec.memory_bytes)
         self._container: Container | None = None
         self._started = False
         self._network = spec.no_network
@@ -98,7 +100,10 @@ class Keeper:
 
     def _start(self) -> None:
         log = os.open(self._folder.keeper_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        container = self._container = Container(self._spec.options, self._spec.command, self._folder.stdin, log)
+        if self._group.problem:
+            os.write(log, f"{self._group.problem}\n".encode("utf-8", "replace"))
+        options, command = self._spec.options, self._spec.command
+        container = self._container = Container(options, command, self._folder.stdin, log, self._group)
         container.write_pids(self._folder.pids)
         self._log.drain({"stdout": container.stdout, "stderr": container.stderr})
         self._selector.register(container.exited, selectors.EVENT_READ, self._on_exit)
@@ -174,6 +179,7 @@ class Keeper:
         self._publish()
         remove_living(self._folder, keep_volumes=bool(self._exit["commit_error"] or self._exit["left_out"]))
         self._peers.close(self._state)
+        self._group.remove()
 
     # --- what comes in ----------------------------------------------------------------------------------------------
 

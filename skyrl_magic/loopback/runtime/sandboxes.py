@@ -280,6 +280,7 @@ class SandboxRuntime:
             no_network=problem,
             volumes=meta.volumes,
             commit_lag_s=self._commit_lag_s,
+            memory_bytes=meta.resources.get("memory_mb_max", 0) << 20,
         )
 
     async def _discard(self, sandbox: Sandbox) -> None:

@@ -63,6 +63,8 @@ class KeeperSpec:
     volumes: list[VolumeMount]
     commit_lag_s: float
     """How often volumes of version 1 are committed, in seconds."""
+    memory_bytes: int = 0
+    """What all its processes may use together; 0 where no limit was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values."""
