@@ -21,6 +21,7 @@ NAMES = (
     "skyrl_sessions",
     "skyrl_start",
     "skyrl_stop",
+    "skyrl_trust",
     "skyrl_use",
 )
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from skyrl_magic.core import spec, values
-from skyrl_magic.core.options import ALL_SCOPES, HELP, KERNEL, LIVE, OPTIONS, RUN, SESSION, VARIABLES
+from skyrl_magic.core.options import ALL_SCOPES, HELP, KERNEL, LIVE, OPTIONS, RUN, SESSION, TRUST, VARIABLES
 from skyrl_magic.core.variables import DEFAULT_MAX_BYTES
 
 _TITLES = {
@@ -15,6 +15,7 @@ _TITLES = {
     RUN: "this run",
     KERNEL: "the Python kernel",
     VARIABLES: "variables that travel",
+    TRUST: "the project file",
     HELP: "help",
 }
 EXAMPLES: Mapping[str, str] = {

@@ -20,11 +20,13 @@ from skyrl_magic.core.expand import Evaluate, end_of_braces, expanded
 from skyrl_magic.core.gpus import NONE, Gpu, parse_gpu
 
 SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP = "session", "live", "run", "kernel", "variables", "help"
-ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, VARIABLES, HELP)
+#: Of lines alone: a project file does not say that it is trusted.
+TRUST = "trust"
+ALL_SCOPES = (SESSION, LIVE, RUN, KERNEL, VARIABLES, TRUST, HELP)
 #: Of the magics that move variables.
-TRAVEL_SCOPES = (SESSION, LIVE, KERNEL, VARIABLES, HELP)
+TRAVEL_SCOPES = (SESSION, LIVE, KERNEL, VARIABLES, TRUST, HELP)
 #: Of what starts something and runs no cell.
-START_SCOPES = (SESSION, LIVE, KERNEL, HELP)
+START_SCOPES = (SESSION, LIVE, KERNEL, TRUST, HELP)
 BACKENDS = ("auto", "modal", "local")
 
 
@@ -64,6 +66,7 @@ class Given:
     max_bytes: int | None = None
     bg: bool | None = None
     dry_run: bool | None = None
+    trust: bool | None = None
     help: bool | None = None
     keep_runs_days: float | None = None
     keep_runs_gb: float | None = None
@@ -141,6 +144,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--uv", "uv", KERNEL, "Python in the project's environment: options of uv run", "'OPTIONS'"),
     Option("--pickle", "pickle", VARIABLES, "pickle what has no open format: loading a pickle runs code"),
     Option("--max-bytes", "max_bytes", VARIABLES, "bound on each variable", "SIZE", values.size_bytes),
+    Option("--trust", "trust", TRUST, "let the project file set what %skyrl_trust shows, for this line"),
     Option("--help", "help", HELP, "this text", short="-h"),
 )
 #: What a settings file and ``%config`` say, and no line does.
@@ -330,10 +334,15 @@ def _add(found: dict[str, Any], option: Option, value: object) -> None:
         found[option.field] = value
 
 
-def option_line(given: Given) -> str:
-    """The options that :func:`parse_line` reads as ``given``; what is None is left out."""
+def option_line(given: Given, *, settings: bool = False) -> str:
+    """The options that :func:`parse_line` reads as ``given``; what is None is left out.
+
+    Args:
+        given: the values.
+        settings: also those that a settings file alone can say, written as if they were options.
+    """
     words = []
-    for option in OPTIONS:
+    for option in (*OPTIONS, *SETTINGS) if settings else OPTIONS:
         value = getattr(given, option.field)
         if option.metavar is None:
             words += [option.flag] if value == option.constant else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -16,7 +17,7 @@ from skyrl_magic.core.errors import CheckoutError, reason_of
 from skyrl_magic.core.protocol import CHUNK_BYTES
 from skyrl_magic.service.changes import ChangeWatch
 from skyrl_magic.service.ignore import MAX_BYTES, Ignore
-from skyrl_magic.service.small_files import read_small
+from skyrl_magic.service.small_files import is_own, read_small
 from skyrl_magic.service.tree_walk import GONE, TreeWalk, open_beneath
 
 #: An entry of a manifest, as in ``core.protocol.CheckoutState``: a file, a symlink or an empty directory.
@@ -59,30 +60,59 @@ def _recognise(folder: Path) -> Checkout | None:
     return Checkout(folder, (folder / contract.TRAIN_SUBDIR / "pyproject.toml").is_file())
 
 
-def find_checkout(folder: Path) -> Checkout | None:
+def find_checkout(folder: Path, notes: list[str] | None = None, *, also: int | None = None) -> Checkout | None:
     """The checkout that holds ``folder``, from there upwards, or None.
 
     ``skyrl-train/skyrl-gym`` is a symlink to the one beside it in the old layout, so a match there is its parent's.
+
+    Args:
+        folder: where the search begins.
+        notes: gets a line for each folder that would be one and was passed over: another user's, the home folder, a
+            folder that everybody can write to.
+        also: the id of a user whose folders count as this user's do.
     """
     for parent in (folder, *folder.parents):
         found = _recognise(parent)
-        if found is not None:
-            above = _recognise(parent.parent) if parent.name == contract.TRAIN_SUBDIR else None
-            return above or found
+        if found is None:
+            continue
+        why = _why_none(found, also)
+        if why:
+            if notes is not None:
+                notes.append(f"{parent} has a folder skyrl-gym and was passed over: {why}")
+            continue
+        above = _recognise(parent.parent) if parent.name == contract.TRAIN_SUBDIR else None
+        return above if above is not None and not _why_none(above, also) else found
     return None
 
 
+def _why_none(found: Checkout, also: int | None) -> str:
+    """Why a folder with the mark of a checkout is none; empty where it is one."""
+    root = found.root.resolve()
+    with contextlib.suppress(RuntimeError, OSError):  # there is no home folder
+        if root == Path.home().resolve():
+            return "it is the home folder"
+    if root == Path(root.anchor):
+        return "it is the root of the file system"
+    if not is_own(found.root, found.root / "skyrl-gym", also=also):
+        return f"it is another user's (--repo {found.root} takes it all the same)"
+    if found.root.stat().st_mode & (stat.S_ISVTX | stat.S_IWOTH) == stat.S_ISVTX | stat.S_IWOTH:
+        return "everybody can write there"
+    return ""
+
+
 def open_checkout(path: Path) -> Checkout:
-    """The checkout at ``path``, or above it where ``path`` is inside one.
+    """The checkout at ``path``, or above it where ``path`` is inside one; who owns ``path`` is trusted, as it is named.
 
     Raises:
         CheckoutError: there is no such folder, or no checkout.
     """
     if not path.is_dir():
         raise CheckoutError(f"--repo {path}: there is no such folder; --repo none runs without a checkout")
-    found = find_checkout(path)
+    notes: list[str] = []
+    found = find_checkout(path, notes, also=path.stat().st_uid)
     if found is None:
-        raise CheckoutError(f"--repo {path}: no SkyRL checkout (with a folder skyrl-gym); --repo none runs without one")
+        why = f"; {notes[0]}" if notes else " (with a folder skyrl-gym)"
+        raise CheckoutError(f"--repo {path}: no SkyRL checkout{why}; --repo none runs without one")
     return found
 
 

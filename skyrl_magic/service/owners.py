@@ -12,11 +12,11 @@ import json
 import os
 import secrets
 import socket
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from skyrl_magic.core.ports import Backend
+from skyrl_magic.service.small_files import written_beside
 
 #: In the user's configuration folder: the kept id, and for each backend its account and whom that had named.
 _ID, _ACCOUNTS = "owner", "owners.json"
@@ -154,7 +154,7 @@ def _read(path: Path) -> str:
 def _make(path: Path) -> str:
     """Write a new id, unless another process was faster; the id that is there then. Raises OSError."""
     text = f"{_user()}-{secrets.token_hex(6)}"
-    temporary = _written(path, text + "\n")
+    temporary = written_beside(path, text + "\n")
     try:
         os.link(temporary, path)  # whole at once, and never over another one
     except OSError:  # somebody was faster; or the file is damaged, or the file system has no links
@@ -163,15 +163,6 @@ def _make(path: Path) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return _read(path) or text
-
-
-def _written(path: Path, text: str) -> Path:
-    """A whole file beside ``path``, for its owner alone. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    return Path(name)
 
 
 def _remembered(backend: str) -> dict[str, str]:
@@ -187,4 +178,4 @@ def _remember(backend: str, entry: dict[str, str]) -> None:
     path = _folder() / _ACCOUNTS
     others = {name: _remembered(name) for name in ("modal", "local") if name != backend}
     with contextlib.suppress(OSError):
-        _written(path, json.dumps({**others, backend: entry}, indent=1)).replace(path)
+        written_beside(path, json.dumps({**others, backend: entry}, indent=1)).replace(path)

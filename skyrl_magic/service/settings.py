@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from skyrl_magic.core import contract, spec, values
 from skyrl_magic.core.errors import OptionError, reason_of
 from skyrl_magic.core.options import Given, merge, setting
 from skyrl_magic.core.spec import DEFAULT_HARD_TIMEOUT_S, DEFAULT_KEEP, DEFAULT_TIMEOUT_S, KeepRuns, SessionSpec
+from skyrl_magic.service import trust
 from skyrl_magic.service.checkout import Checkout, find_checkout, open_checkout
+from skyrl_magic.service.small_files import is_own, read_small
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,6 +25,8 @@ else:
     import tomli as tomllib
 
 PROJECT_TABLE = "skyrl-magic"
+#: No project file is larger, in bytes.
+_MAX_TOML_BYTES = 1 << 20
 #: ``--repo none``: without a checkout.
 NO_REPO = "none"
 #: Environment variables and the setting that each one stands for. The first two have their upstream meaning.
@@ -49,23 +54,50 @@ class Resolved:
     """How long each GPU is waited for; None for the default."""
     said: Given = field(default_factory=Given)
     """What was said in all places together; defaults are not in it."""
+    refusal: str = ""
+    """Why nothing may start: the project file would set what nobody has accepted, and what that is."""
+
+
+@dataclass(frozen=True)
+class ProjectFile:
+    """What a project file says, and where it is."""
+
+    settings: Given = field(default_factory=Given)
+    path: Path | None = None
+    """None where there is none."""
+    notes: tuple[str, ...] = ()
+    """Files that were passed over, a line each."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file. Raises OSError, ValueError."""
-    values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    """A TOML file, which may be a stranger's. Raises OSError, ValueError."""
+    try:
+        # A link may stand for it, where what it leads to is a file too.
+        text = read_small(path.resolve(strict=True), _MAX_TOML_BYTES).decode("utf-8")
+        values: dict[str, Any] = tomllib.loads(text)
+    except RecursionError:  # of tables in tables; up to Python 3.12 also of links in a circle
+        raise ValueError("it is nested too deeply") from None
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
     return values
 
 
-def project_settings(folder: Path) -> Given:
-    """The table ``tool.skyrl-magic`` of the nearest ``pyproject.toml`` from ``folder`` upwards that has one.
+def project_file(folder: Path) -> ProjectFile:
+    """The nearest ``pyproject.toml`` from ``folder`` upwards with a table ``tool.skyrl-magic``; none of another user.
 
     Raises:
         OptionError: the file cannot be read, or has a key or a value that is wrong.
     """
+    notes: list[str] = []
     for parent in (folder, *folder.parents):
         path = parent / "pyproject.toml"
-        if not path.is_file():
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                continue
+        except OSError:  # it is not there, or in a folder of somebody else
+            continue
+        if not is_own(path):
+            notes.append(f"{path} is another user's and was passed over")
             continue
         try:
             tool = read_toml(path).get("tool")
@@ -73,8 +105,8 @@ def project_settings(folder: Path) -> Given:
             raise OptionError(f"{path}: {reason_of(error)}") from None
         table = tool.get(PROJECT_TABLE) if isinstance(tool, dict) else None
         if table is not None:
-            return _read(table, parent, f"{path} [tool.{PROJECT_TABLE}]")
-    return Given()
+            return ProjectFile(_read(table, parent, f"{path} [tool.{PROJECT_TABLE}]"), path, tuple(notes))
+    return ProjectFile(notes=tuple(notes))
 
 
 def environment_settings(environ: Mapping[str, str] | None = None) -> Given:
@@ -116,20 +148,22 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
     Raises:
         OptionError: a wrong setting. CheckoutError: ``--repo`` names no checkout.
     """
-    project = project_settings(folder)
+    file = project_file(folder)
+    project, refusal = trust.counting(file.path, file.settings, line, config)
     given = merge(line, config, project, environment_settings())
     bounds = (
         ("--timeout", line.timeout_s, given.timeout_s),
         ("--idle-timeout", line.idle_timeout_s, given.idle_timeout_s),
         ("--max-usd", line.max_usd, given.max_usd),
     )
-    notes = [
+    notes = [*file.notes]
+    notes += [
         f"{flag} {_written(asked)} is bounded to {_written(bound)} by your settings"
         for flag, asked, bound in bounds
         if asked and bound and bound < asked
     ]
     timeout_s, hard_timeout_s = _timeouts(given)
-    checkout = _checkout(given.repo, folder)
+    checkout = _checkout(given.repo, folder, notes)
     if checkout is None and given.repo is None:
         notes.append("no SkyRL checkout from this folder upwards: the cell runs without one (--repo PATH names one)")
     backend = given.backend or "auto"
@@ -161,6 +195,7 @@ def resolve(line: Given, config: Given, folder: Path, auto_backend: Callable[[],
         hard_timeout_s,
         given.wait_s,
         given,
+        refusal,
     )
 
 
@@ -178,12 +213,12 @@ def _keep(given: Given) -> KeepRuns:
     )
 
 
-def _checkout(repo: str | None, folder: Path) -> Checkout | None:
+def _checkout(repo: str | None, folder: Path, notes: list[str]) -> Checkout | None:
     if repo == NO_REPO:
         return None
     if repo is not None:
         return open_checkout(_path(repo, folder).resolve())
-    return find_checkout(folder)
+    return find_checkout(folder, notes)
 
 
 def _path(text: str, folder: Path) -> Path:

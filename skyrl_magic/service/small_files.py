@@ -1,10 +1,11 @@
-"""Reads a small file that somebody else may have put there: a regular file, without waiting, and not beyond a bound."""
+"""Small files: read where somebody else may have put them, and written whole, for their owner alone."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 
@@ -44,3 +45,23 @@ def read_small(path: Path, limit_bytes: int, *, owner: int | None = None) -> byt
     if len(data) > limit_bytes:
         raise OSError(errno.EFBIG, f"it has more than {limit_bytes:,} bytes")
     return data
+
+
+def written_beside(path: Path, text: str) -> Path:
+    """A whole file beside ``path``, for its owner alone, to be put in its place. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return Path(name)
+
+
+def is_own(*paths: Path, also: int | None = None) -> bool:
+    """Whether files and folders, and what links lead to, are this user's; ``also`` is another user id that counts."""
+    if not hasattr(os, "geteuid"):
+        return True
+    owners = {os.geteuid(), also}
+    try:
+        return all(info.st_uid in owners for path in paths for info in (path.lstat(), path.stat()))
+    except OSError:
+        return False

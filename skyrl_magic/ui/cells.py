@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skyrl_magic.core.errors import NotFound, RunStopped, SessionConflict, UnknownRun
+from skyrl_magic.core.errors import NotFound, OptionError, RunStopped, SessionConflict, UnknownRun
 from skyrl_magic.core.expand import Evaluate
 from skyrl_magic.core.options import Given
 from skyrl_magic.core.protocol import PYTHON, SHELL
@@ -306,6 +306,8 @@ class Cells:
     def _session(self, given: Given, config: Given, folder: Path) -> tuple[Session, str]:
         """The session that a cell goes to, made current, and the line that was shown where it was started now."""
         choice, resolved = self._choice(given, config, folder)
+        if resolved.refusal:
+            raise OptionError(resolved.refusal)
         for text in filter(self.notebook.once, resolved.notes):
             note(text)
         try:

@@ -48,4 +48,5 @@ def dry_run_text(  # noqa: PLR0913, PLR0917  (all that was asked for)
         ("ray", "yes" if spec.ray else "no"),
         ("command", command.strip()),
     ]
-    return "\n".join([*(f"{name:<13}{text}" for name, text in rows), *(f"note: {n}" for n in resolved.notes)])
+    notes = [*resolved.notes, *filter(None, (resolved.refusal,))]
+    return "\n".join([*(f"{name:<13}{text}" for name, text in rows), *(f"note: {n}" for n in notes)])

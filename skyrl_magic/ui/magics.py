@@ -334,6 +334,15 @@ class SkyRLMagic(Settings):
     @no_var_expand
     @line_magic
     @_uncommented
+    def skyrl_trust(self, line: str) -> None:
+        """Show what the project file would set, and accept it or not: ``%skyrl_trust [-y|--no]``."""
+        from skyrl_magic.ui.trust import answer
+
+        _say(answer(line, _folder()))
+
+    @no_var_expand
+    @line_magic
+    @_uncommented
     def skyrl_picker(self, line: str) -> None:
         """Pick a session's resources with widgets."""
         if _no_options("%skyrl_picker", _PICKER_HELP, line):

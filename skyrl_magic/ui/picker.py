@@ -15,7 +15,8 @@ from skyrl_magic.core import gpus, spec, values
 from skyrl_magic.core.errors import OptionError, SkyRLMagicError
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given, merge, option_line
-from skyrl_magic.service.settings import environment_settings, project_settings
+from skyrl_magic.service.settings import environment_settings, project_file
+from skyrl_magic.service.trust import counting
 
 _TIMEOUTS_S = (900, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 12 * 3600, 24 * 3600)
 _IDLE_TIMEOUTS_S = (120, 300, 600, 1200, 1800, 3600, 2 * 3600)
@@ -61,7 +62,9 @@ class Picker:
         import ipywidgets as w
 
         self._magics = magics
-        self._outside = merge(project_settings(Path.cwd()), environment_settings())
+        file = project_file(Path.cwd())
+        project, _ = counting(file.path, file.settings, magics.current_given(), Given())
+        self._outside = merge(project, environment_settings())
         first = merge(magics.current_given(), self._outside)
         gpu, name = first.gpu or spec.DEFAULT_GPU, first.session or ""
         self._first_gpu = gpu

@@ -28,6 +28,7 @@ MAGICS = {
     "skyrl_start",
     "skyrl_sessions",
     "skyrl_stop",
+    "skyrl_trust",
     "skyrl_use",
     "skyrl_logs",
     "skyrl_picker",

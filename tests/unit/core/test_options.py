@@ -64,6 +64,7 @@ VALID: dict[str, tuple[str, object]] = {
     "--max-bytes": ("1GiB", 2**30),
     "--bg": ("", True),
     "--dry-run": ("", True),
+    "--trust": ("", True),
     "--help": ("", True),
 }
 #: Texts near to what people write: flags, quotes, spaces, and anything.

@@ -10,7 +10,7 @@ from skyrl_magic.core.errors import CheckoutError, OptionError
 from skyrl_magic.core.gpus import NO_GPU, Gpu
 from skyrl_magic.core.options import Given
 from skyrl_magic.service.session_request import check_timeouts, request_of
-from skyrl_magic.service.settings import Resolved, environment_settings, project_settings, resolve
+from skyrl_magic.service.settings import Resolved, environment_settings, project_file, resolve
 
 PYPROJECT = "[tool.skyrl-magic]\n"
 
@@ -19,10 +19,15 @@ PYPROJECT = "[tool.skyrl-magic]\n"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MODAL_GPU", "MODAL_APP_NAME", "SKYRL_MAGIC_BACKEND"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SKYRL_MAGIC_TRUST", "1")  # what a project file needs is in tests/hostile/test_trust.py
 
 
 def resolved(folder: Path, line: Given | None = None, config: Given | None = None) -> Resolved:
     return resolve(line or Given(), config or Given(), folder, lambda: "local")
+
+
+def settings_of(folder: Path) -> Given:
+    return project_file(folder).settings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -119,13 +124,13 @@ def test_the_nearest_file_with_the_table_counts(tmp_path: Path) -> None:
     write(tmp_path, PYPROJECT + "gpu = 'T4'")
     inner = write(tmp_path / "a", PYPROJECT + "gpu = 'A100'")
     deepest = write(inner / "b" / "c", "[project]\nname = 'other'\n[tool.ruff]\nline-length = 88")
-    assert project_settings(deepest).gpu == Gpu("A100", 1)
-    assert project_settings(tmp_path).gpu == Gpu("T4", 1)
+    assert settings_of(deepest).gpu == Gpu("A100", 1)
+    assert settings_of(tmp_path).gpu == Gpu("T4", 1)
 
 
 def test_without_a_table_nothing_is_said(tmp_path: Path) -> None:
     write(tmp_path, "[project]\nname = 'x'")
-    assert project_settings(tmp_path) == Given()
+    assert settings_of(tmp_path) == Given()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_without_a_table_nothing_is_said(tmp_path: Path) -> None:
 def test_a_wrong_file_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, text)
     with pytest.raises(OptionError) as caught:
-        project_settings(tmp_path / "below")
+        settings_of(tmp_path / "below")
     assert str(caught.value).startswith(str(tmp_path / "pyproject.toml")) or message.startswith("--repo")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -151,13 +156,13 @@ def test_a_wrong_file_is_named_in_one_line(tmp_path: Path, text: str, message: s
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(OptionError, match=r"pyproject\.toml: "):
-        project_settings(tmp_path)
+        settings_of(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["tool = 3", "tool = []", "", "[tool]"])
 def test_files_of_others_say_nothing(tmp_path: Path, text: str) -> None:
     write(tmp_path, text)
-    assert project_settings(tmp_path) == Given()
+    assert settings_of(tmp_path) == Given()
 
 
 # --- the environment ------------------------------------------------------------------------------------------------

@@ -461,7 +461,10 @@ def test_a_session_with_another_checkout_says_that_edits_do_not_go_there(
     assert "session bare has no checkout, and edits in mine are not sent there" in capsys.readouterr().out
 
 
-def test_the_project_files_session_is_used_where_nobody_says_another(book: Book, tmp_path: Path) -> None:
+def test_the_project_files_session_is_used_where_nobody_says_another(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYRL_MAGIC_TRUST", str(tmp_path))
     (tmp_path / "pyproject.toml").write_text("[tool.skyrl-magic]\nsession = 'ours'\n")
     book.run("true")
     assert book.session == "ours"

@@ -76,6 +76,7 @@ def test_it_begins_with_the_project_files_and_the_environments_settings(
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.skyrl-magic]\nvolume = 'project'\ntimeout = '2h'")
     monkeypatch.setenv("MODAL_GPU", "H100:2")
+    monkeypatch.setenv("SKYRL_MAGIC_TRUST", "1")
     picker = Picker(Notebook(Given(timeout_s=7 * 3600)))
     assert picker.given() == replace(DEFAULTS, gpu=Gpu("H100", 2), volume="project", timeout_s=7200)
 
