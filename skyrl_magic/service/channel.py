@@ -175,7 +175,8 @@ class Channel:
         Raises:
             SessionError: no such run, or a broken channel.
         """
-        self._receive(lambda number: protocol.ReadJournal(number, run_id, stream, start, end), sink)
+        most = end - start if end >= 0 else None
+        self._receive(lambda number: protocol.ReadJournal(number, run_id, stream, start, end), sink, most)
 
     def read_blob(self, name: str, sink: Callable[[bytes], object]) -> None:
         """Hand a file of this client, part by part, to ``sink``. Raises SessionError."""
@@ -267,13 +268,22 @@ class Channel:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _receive(self, make: Callable[[int], protocol.Message], sink: Callable[[bytes], object]) -> None:
+    def _receive(
+        self, make: Callable[[int], protocol.Message], sink: Callable[[bytes], object], most: int | None = None
+    ) -> None:
+        """At most ``most`` bytes are taken: a container that sends more is asked no further."""
+        taken = 0
         with self._pending.request() as pending:
             self._write(make(pending.number))
             while True:
                 data = pending.answer(protocol.JournalData, timeout_s=60.0)
                 if data.payload:
-                    sink(payload_bytes(data))
+                    part = payload_bytes(data)
+                    taken += len(part)
+                    if most is not None and taken > most:
+                        self.drop()
+                        raise SessionError(f"the session sent more than the {most} bytes that were asked for")
+                    sink(part)
                 if data.last:
                     return
 

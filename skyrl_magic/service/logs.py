@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import queue
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from skyrl_magic.core import protocol
 from skyrl_magic.core.errors import SessionError, UnknownRun
@@ -13,6 +15,10 @@ from skyrl_magic.service.session import Session
 from skyrl_magic.service.watch import Lost, Watch
 
 _TIMEOUT_S = 60.0
+#: A session has no more runs than these: what goes on after them is no list.
+_MOST_RUNS = 100_000
+#: The fields of a run that have no default.
+_TEXTS = frozenset({"run_id", "state", "command"})
 _SOON_S = 5.0
 #: ``RunSummary.state`` of a run that is over.
 ENDED = "ended"
@@ -36,16 +42,31 @@ def summary(session: Session, run_id: str) -> protocol.RunSummary:
 
 def all_runs(session: Session, timeout_s: float = _TIMEOUT_S) -> list[protocol.RunSummary]:
     """The session's runs, oldest first; each answer may take ``timeout_s``. Raises SessionError."""
-    known = {field.name for field in dataclasses.fields(protocol.RunSummary)}  # a newer agent may say more
+    known = {field.name: field.default for field in dataclasses.fields(protocol.RunSummary)}  # a newer agent says more
+    until_s = time.monotonic() + 2 * timeout_s
     found: list[protocol.RunSummary] = []
     while True:
         answer = _listed(session, len(found), timeout_s)
         try:
-            found += [protocol.RunSummary(**{n: v for n, v in run.items() if n in known}) for run in answer.runs]
-        except (TypeError, AttributeError) as error:
+            found += [_summary(run, known) for run in answer.runs]
+        except (TypeError, AttributeError, protocol.ProtocolError) as error:
             raise SessionError(f"the session's list of runs cannot be read: {error}") from None
         if not answer.more or not answer.runs:
             return found
+        if len(found) > _MOST_RUNS or time.monotonic() > until_s:
+            raise SessionError(f"the session's list of runs does not end: it is left after {len(found)}")
+
+
+def _summary(run: Mapping[str, Any], known: Mapping[str, Any]) -> protocol.RunSummary:
+    """A run as a container says it is. Raises TypeError, AttributeError or ProtocolError where that cannot be."""
+    fields = {name: value for name, value in run.items() if name in known}
+    for name, value in fields.items():
+        if not protocol.can_be(value, "" if name in _TEXTS else known[name]):
+            raise protocol.ProtocolError(f"{name} cannot be {value!r:.40}")
+    code, seen = fields.get("exit_code"), fields.get("seen", {})
+    if not (code is None or isinstance(code, int)) or not isinstance(seen, dict):
+        raise protocol.ProtocolError("a run has fields of a wrong type")
+    return protocol.RunSummary(**fields)
 
 
 def runs_that_go_on(session: Session) -> list[protocol.RunSummary]:

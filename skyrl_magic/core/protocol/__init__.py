@@ -15,6 +15,7 @@ from skyrl_magic.core.protocol.codec import (
     FrameDecoder,
     Message,
     ProtocolError,
+    can_be,
     encode,
 )
 from skyrl_magic.core.protocol.files import (
@@ -192,6 +193,7 @@ __all__ = [
     "UnwatchRun",
     "WatchRun",
     "Welcome",
+    "can_be",
     "encode",
     "index_records",
     "pack_buffers",

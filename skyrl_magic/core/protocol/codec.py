@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import struct
 from typing import Any, ClassVar, Dict, Iterator, Optional, Type, TypeVar, Union
 
@@ -25,8 +26,16 @@ FROM_AGENT = 64
 #: No number of a frame is as large as this; JSON's may have any size.
 _MAX_NUMBER = 1 << 64
 
+#: Bounds on what a frame of a container may take of its reader's memory and stack, once it is parsed: how deep its JSON
+#: is, how many lists and objects, and how many values it has. A chart of a million points is below them.
+MAX_DEPTH = 200
+_MAX_NESTS = 1_000_000
+_MAX_VALUES = 4_000_000
+
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BI")
+#: JSON's texts, and what opens and closes lists and objects.
+_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
 
 class ProtocolError(Exception):
@@ -85,8 +94,11 @@ def decode_body(body: Union[bytes, memoryview]) -> Optional[Message]:
     cls = KINDS.get(kind)
     if cls is None:
         return None
+    text = bytes(body[_HEAD.size : end])
+    if kind >= FROM_AGENT:
+        _check_size(text, cls.__name__)
     try:
-        meta = json.loads(bytes(body[_HEAD.size : end]))
+        meta = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the meta of a {cls.__name__} frame is not JSON: {error}") from None
     if not isinstance(meta, dict):
@@ -95,14 +107,39 @@ def decode_body(body: Union[bytes, memoryview]) -> Optional[Message]:
     fields = {name: value for name, value in meta.items() if name in known}
     # What a client sends is for the agent to refuse, by an answer: its channel goes on.
     for name, value in fields.items() if kind >= FROM_AGENT else ():
-        if not _can_be(value, known[name]):
+        if not can_be(value, known[name]):
             raise ProtocolError(f"{name} of a {cls.__name__} frame cannot be {value!r:.40}")
     if "payload" in known:
         fields["payload"] = bytes(body[end:])
     return cls(**fields)
 
 
-def _can_be(value: Any, default: Any) -> bool:
+def _check_size(text: bytes, name: str) -> None:
+    """Refuse JSON that would take much more memory than its text, or a deep stack. Raises :class:`ProtocolError`.
+
+    It counts characters, also those within texts, so that a common frame costs nothing.
+    """
+    nests = text.count(b"[") + text.count(b"{")
+    if nests > _MAX_NESTS or text.count(b",") > _MAX_VALUES:
+        raise ProtocolError(f"the meta of a {name} frame has too many values")
+    if nests > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise ProtocolError(f"the meta of a {name} frame is more than {MAX_DEPTH} levels deep")
+
+
+def _depth(text: bytes) -> int:
+    """How many lists and objects lie in one another; what stands in texts does not count."""
+    deepest = depth = 0
+    for match in _MARKS.finditer(text):
+        mark = match.group()
+        if mark in {b"[", b"{"}:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in {b"]", b"}"}:
+            depth -= 1
+    return deepest
+
+
+def can_be(value: Any, default: Any) -> bool:
     """Whether a field with this default can have the value: a text, or a number that can be counted with.
 
     What lies in lists and objects is not looked at: a kernel's message may well have a NaN.
