@@ -37,7 +37,9 @@ class CellSink:
     ) -> None:
         self._also = also
         self._outputs = outputs
-        self._place = outputs.keep(run_id, CellOutputs()) if in_kernel() else None
+        self._run_id = run_id
+        self._here = CellOutputs() if in_kernel() else None
+        self._place: CellOutputs | None = None
         self._display = RunDisplay(run_id, publish=self._publish, pause=interrupts.pause, start=start)
         self._session: Session | None = None
         self._keeps_value = False
@@ -47,7 +49,8 @@ class CellSink:
     def joined(self, session: Session, request: RunRequest, *, keeps_value: bool) -> None:
         """Where the run is; with ``keeps_value`` its value is assigned, and not shown."""
         self._session, self._keeps_value = session, keeps_value
-        if request.kind == protocol.PYTHON and self._place is not None:
+        if request.kind == protocol.PYTHON and self._here is not None:
+            self._place = self._outputs.keep(session, self._run_id, self._here)
             self._outputs.comms.use(session)
 
     def _publish(self, message: protocol.KernelMessage) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from IPython.core.getipython import get_ipython
 
+from skyrl_magic.core.display_merge import COMM_TYPES
 from skyrl_magic.core.errors import BackendError, SessionError
 from skyrl_magic.core.protocol import KernelMessage, ProtocolError, pack_buffers, unpack_buffers
 from skyrl_magic.service.kernel import send_to_comm
@@ -37,7 +38,9 @@ States = tuple[dict[str, Any], list[bytes]]
 class _Answer:
     """What the session's kernel does with one message to a comm."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        """The one that may answer."""
         self.done = threading.Event()
         self.message: KernelMessage | None = None
         """The last one that it sent."""
@@ -50,7 +53,7 @@ class RemoteComms:
         keep: remembers, by a name, where the answers to a front end's message are shown.
     """
 
-    def __init__(self, keep: Callable[[str, CellOutputs], object]) -> None:
+    def __init__(self, keep: Callable[[Session, str, CellOutputs], object]) -> None:
         self._keep = keep
         self._names = (f"comm-{number}" for number in itertools.count(1))
         self._comms: dict[str, _RemoteComm] = {}
@@ -72,6 +75,8 @@ class RemoteComms:
     def hear(self, session: Session, message: KernelMessage) -> None:
         """Note a message that a session's kernel sent by itself."""
         answer = self._pending.get(message.run_id)
+        if answer is not None and answer.session.name != session.name:
+            answer = None
         if message.msg_type != "status":
             if answer is not None:
                 answer.message = message
@@ -80,16 +85,24 @@ class RemoteComms:
         if answer is not None:
             answer.done.set()
 
-    def follow(self, session: Session, message: KernelMessage) -> None:
-        """A message is about to be shown: a comm begins or ends with some."""
+    def follow(self, session: Session, message: KernelMessage) -> bool:
+        """A message is about to be shown: a comm begins or ends with some.
+
+        False where it must not be: its comm is one of this notebook's own kernel, or of another session.
+        """
+        if message.msg_type not in COMM_TYPES:
+            return True
         comm_id, target = message.content.get("comm_id"), message.content.get("target_name")
         if not isinstance(comm_id, str):
-            return
-        # An id of this notebook's own widgets is never given away.
-        if message.msg_type == "comm_open" and isinstance(target, str) and comm_id not in _manager().comms:
+            return False
+        known = self._comms.get(comm_id)
+        if comm_id in _manager().comms if known is None else known.session.name != session.name:
+            return False
+        if message.msg_type == "comm_open" and isinstance(target, str) and known is None:
             self._add(session, comm_id, target)
         elif message.msg_type == "comm_close":
             self.drop(comm_id)
+        return True
 
     def _add(self, session: Session, comm_id: str, target: str) -> _RemoteComm:
         comm = self._comms[comm_id] = _RemoteComm(self, session, comm_id, target)
@@ -115,11 +128,11 @@ class RemoteComms:
         an Output widget would be lost.
         """
         name = next(self._names)
-        self._keep(name, CellOutputs(message))
+        self._keep(comm.session, name, CellOutputs(message))
         sizes, payload = pack_buffers(message.get("buffers") or ())
         timeout_s = 0.0 if comm.session in self._busy else ANSWER_TIMEOUT_S
         # The widget of a session that is gone does nothing.
-        with contextlib.suppress(SessionError, BackendError), self._answer_to(name) as answer:
+        with contextlib.suppress(SessionError, BackendError), self._answer_to(name, comm.session) as answer:
             content, metadata = dict(message["content"]), dict(message.get("metadata") or {})
             send_to_comm(comm.session, KernelMessage(name, 0, kind, content, metadata, sizes, payload))
             if not answer.done.wait(timeout_s):
@@ -133,8 +146,8 @@ class RemoteComms:
             _handlers()["comm_open"], self._comm_open = self._comm_open, None
 
     @contextlib.contextmanager
-    def _answer_to(self, name: str) -> Any:
-        answer = self._pending[name] = _Answer()
+    def _answer_to(self, name: str, session: Session) -> Any:
+        answer = self._pending[name] = _Answer(session)
         try:
             yield answer
         finally:
@@ -202,7 +215,7 @@ class RemoteComms:
         opening = {"comm_id": comm_id, "target_name": _CONTROL, "data": {}}
         request = {"comm_id": comm_id, "data": {"method": "request_states"}}
         closing = {"comm_id": comm_id, "data": {}}
-        with self._answer_to(name) as answer:
+        with self._answer_to(name, session) as answer:
             send_to_comm(session, KernelMessage("", 0, "comm_open", opening, {"version": _CONTROL_VERSION}))
             send_to_comm(session, KernelMessage(name, 0, "comm_msg", request))
             if not answer.done.wait(STATES_TIMEOUT_S):
