@@ -30,8 +30,11 @@ class VolumeTree:
         self._volume_dir = volume_dir
         self._open: Dict[str, int] = {}
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Let go of the folders."""
+        """Let go of the folders, as whoever drops it does too."""
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()

@@ -34,10 +34,12 @@ _SHELLS = frozenset({"bash", "sh", "source", "."})
 #: Words of the shell's own that stand before a command, and programs that run the command behind them.
 _KEYWORDS = frozenset({"if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command"})
 _WRAPPERS = frozenset({"nohup", "env", "timeout", "nice", "stdbuf", "setsid", "sudo", "uv", "xargs", "caffeinate"})
-#: A command's output, whatever it is.
 #: Commands that print their arguments, and the begin of a text up to a line of its own (``<<EOF``; ``<<<`` is none).
 _PRINTERS = frozenset({"echo", "printf"})
-_HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(\w+)[\"']?")
+_HERE = re.compile(r"(?<!<)<<(-?)[ \t]*(?:'([^']+)'|\"([^\"]+)\"|([^\s<>|;&()'\"]+))")
+#: A shift is no such text.
+_ARITHMETIC = re.compile(r"\(\(.*?\)\)")
+#: A command's output, whatever it is.
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _UNKNOWN = "$__"
 #: Stands for the path of what is no file: ``bash -c TEXT``.
@@ -286,13 +288,14 @@ def _commands(text: str) -> Iterator[list[str]]:
 def _lines(text: str) -> Iterator[str]:
     """Lines, those that end in a backslash joined to the next; the text of a ``<<EOF`` only where a shell runs it."""
     joined = end = ""
+    tabs = False
     for line in text.splitlines():
         if end:
-            end = "" if line.lstrip("\t") == end else end
+            end = "" if (line.lstrip("\t") if tabs else line) == end else end
             continue
-        here = _HERE.search(line)
+        here = _HERE.search(_ARITHMETIC.sub("", line))
         if here is not None and not _SHELLS & set(line.split()):
-            end = here[1]
+            tabs, end = bool(here[1]), here[2] or here[3] or here[4].replace("\\", "")
         if line.endswith("\\"):
             joined += line[:-1] + " "
             continue

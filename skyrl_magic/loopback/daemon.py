@@ -207,7 +207,9 @@ def _start(layout: Layout, idle_exit_s: float, deadline: float) -> bool:
         pipe = process.stdout
         if pipe is None:  # pragma: no cover - it was asked for
             return False
-        readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        poll = select.poll()  # select takes no descriptor from 1024 on, and a notebook may have many
+        poll.register(pipe, select.POLLIN)
+        readable = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
         if not readable:
             # A server that comes too late finds the pipe closed, and ends.
             process.kill()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -86,11 +88,19 @@ def _wait_for_server(server: subprocess.Popen[bytes], runtime_dir: Path) -> dict
     deadline = time.monotonic() + START_S
     while server.poll() is None and time.monotonic() < deadline:
         for path in runtime_dir.glob("jpserver-*.json"):
-            info: dict[str, str] = json.loads(path.read_text() or "{}")
-            if info:
+            info: dict[str, Any] = json.loads(path.read_text() or "{}")
+            if info and _listens(info["port"]):  # it writes its file a moment before
                 return info
         time.sleep(0.1)
     pytest.fail(f"JupyterLab did not start; see {runtime_dir.parent / 'lab.log'}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), START_S).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

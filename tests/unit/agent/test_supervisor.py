@@ -542,14 +542,16 @@ def test_sigterm_kills_what_does_not_go(session: Session, channel: Attached, tmp
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_stop_session_is_answered_first(session: Session, channel: Attached) -> None:
+def test_stop_session_is_answered_first(session: Session, channel: Attached, gate: Gate) -> None:
     assert channel.run("kill -TERM $$", "before").reason == ""
-    channel.start("sleep 600")
+    channel.start(f"trap 'read _ <{gate}; exit 1' TERM; echo up; while :; do sleep 0.01; done")
     channel.send(protocol.WatchRun("run-1"))
+    channel.wait_for_output(b"up\n")
     assert isinstance(channel.ask(protocol.StopSession(), protocol.Done), protocol.Done)
     late = channel.ask(protocol.StartRun(0, "run-2", payload=b"true"), protocol.Done, protocol.Failed)
     assert isinstance(late, protocol.Failed)
     assert late.code == "stopping"
+    gate.say()
     assert channel.ended().reason == "%skyrl_stop ended it"
     assert session.wait() == 0
 

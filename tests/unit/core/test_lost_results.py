@@ -145,6 +145,7 @@ def test_tensorboard_where_a_command_sends_it_elsewhere() -> None:
         f"cat <<EOF\n{MAIN}\nEOF",
         f"cat >later.txt <<-'END OF IT'\n{MAIN}\n\tEND OF IT",
         f"cat <<-EOF\n\t{MAIN}\n\tEOF",
+        f"cat <<EOF\n\tEOF\n{MAIN}\nEOF",
         f"echo {MAIN}",
         f"printf '%s ' {MAIN}",
         "",
@@ -154,7 +155,17 @@ def test_what_is_no_training_or_cannot_be_known_is_left_alone(command: str) -> N
     assert lost(command) == []
 
 
-@pytest.mark.parametrize("command", [f"bash <<EOF\n{MAIN}\nEOF", f"cat <<EOF\nx\nEOF\n{MAIN}", f"cat <<<EOF\n{MAIN}"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"n=$((1<<20))\n{MAIN}",
+        f"cat <<'E-O'\nx\nE-O\n{MAIN}",
+        f"cat <<\\EOF\nx\nEOF\n{MAIN}",
+        f"bash <<EOF\n{MAIN}\nEOF",
+        f"cat <<EOF\nx\nEOF\n{MAIN}",
+        f"cat <<<EOF\n{MAIN}",
+    ],
+)
 def test_what_follows_a_text_or_is_one_that_a_shell_runs_counts(command: str) -> None:
     assert [found.what for found in lost(command)] == ["checkpoints", "exports"]
 
