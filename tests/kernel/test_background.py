@@ -14,7 +14,8 @@ from tests.kernel.conftest import SETTINGS, Cell, Kernel, make_kernel
 from tests.kernel.running import Running
 
 #: A run that says "up" and goes on until a file of this name is there.
-WAITING = "echo up; until [ -e /tmp/{name} ]; do sleep 0.02; done; echo down"
+#: With a trap, as bash goes on where its `sleep` ends in the moment in which SIGINT comes: it takes it for handled.
+WAITING = "trap 'trap - INT; kill -INT $$' INT; echo up; until [ -e /tmp/{name} ]; do sleep 0.02; done; echo down"
 
 
 def run_id_of(kernel: Kernel) -> str:
