@@ -80,7 +80,7 @@ class Catalog(NamedTuple):
     def owner_id(self) -> str:
         """What stays of its owner when that takes another name, as in ``service.owners``."""
         last = self.owner.rpartition(" (")[2]
-        return last.removesuffix(")")
+        return last[:-1] if last.endswith(")") else last
 
 
 def is_plain_name(name: str) -> bool:

@@ -11,5 +11,5 @@ def usd_text(usd: float) -> str:
     """``$5``, ``$12.40`` or ``$0.0004``: cents, and more where it takes them."""
     if usd >= _CENTS_USD or usd == 0:
         text = f"${usd:.2f}"
-        return text.removesuffix(".00")
+        return text[:-3] if text.endswith(".00") else text
     return f"${usd:.2g}" if usd >= _EXPONENT_USD else f"${usd:.6f}"

@@ -65,6 +65,19 @@ def test_its_syntax_is_python_3_8(agent: Path) -> None:
             ast.parse(archive.read(name), name, feature_version=(3, 8))
 
 
+def test_it_calls_no_method_that_is_newer(agent: Path) -> None:
+    """Of those that linters and habit put in: a program that is parsed may still fail where it comes to one."""
+    newer = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "hardlink_to", "to_thread", "pairwise"}
+    with zipfile.ZipFile(agent) as archive:
+        found = [
+            f"{name}:{node.lineno}: {node.attr}"
+            for name in archive.namelist()
+            for node in ast.walk(ast.parse(archive.read(name)))
+            if isinstance(node, ast.Attribute) and node.attr in newer
+        ]
+    assert found == []
+
+
 @pytest.mark.parametrize("version", ["3.8", "3.13"])
 def test_it_runs_on_the_pythons_of_containers(make_session: Callable[..., Session], version: str) -> None:
     python = find_python(version)
